@@ -1,0 +1,53 @@
+# Everything sets itself up: it needs Python >= 3.11, make and git, and makes .venv on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+WORKERS ?= 2
+
+.PHONY: help demo test test-full check format bench clean
+
+help:
+	@echo "make demo       index a real corpus and search it in two stages (light: no torch)"
+	@echo "make test       the test suite on every backend"
+	@echo "make test-full  the slow tests too"
+	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make bench      recall, nDCG and speed on real data"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("mrl-retrieval needs Python 3.11 or newer, %s is %s; set PYTHON=" % (sys.executable, sys.version.split()[0])) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[faiss,wordllama]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install -c constraints.txt -e '.[all]' --group dev
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/mrl demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadscope
+
+test-full: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache build dist

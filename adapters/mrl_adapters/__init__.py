@@ -1,0 +1,1 @@
+"""Adapters for vector databases and frameworks; each is found by its entry point."""

@@ -1,0 +1,49 @@
+"""Two-stage retrieval with Matryoshka embeddings: search short prefixes, rerank with full vectors.
+
+>>> from mrl_retrieval import MatryoshkaRetriever
+>>> with MatryoshkaRetriever(encoder="hashing", backend="memory:") as retriever:
+...     _ = retriever.index(["the cat sat on the mat", "revenue grew in 2019"])
+...     retriever.search("cats and mats", top_k=1)[0].document
+'the cat sat on the mat'
+"""
+
+from ._version import __version__
+from .address import Address
+from .backend import Backend, BackendStats, Capabilities
+from .documents import Hit, Row, RowBatch, SearchResult
+from .encoder import Encoder, EncoderCard, as_encoder
+from .errors import MissingExtra, MRLError
+from .filters import parse_filter
+from .manifest import Manifest
+from .matryoshka import normalize, prefix
+from .registry import backend_names, encoder_names, load_encoder, open_backend
+from .retriever import CollectionInfo, MatryoshkaRetriever
+from .two_stage import Stage
+
+__all__ = [
+    "Address",
+    "Backend",
+    "BackendStats",
+    "Capabilities",
+    "CollectionInfo",
+    "Encoder",
+    "EncoderCard",
+    "Hit",
+    "MRLError",
+    "Manifest",
+    "MatryoshkaRetriever",
+    "MissingExtra",
+    "Row",
+    "RowBatch",
+    "SearchResult",
+    "Stage",
+    "__version__",
+    "as_encoder",
+    "backend_names",
+    "encoder_names",
+    "load_encoder",
+    "normalize",
+    "open_backend",
+    "parse_filter",
+    "prefix",
+]

@@ -1,0 +1,409 @@
+"""``MatryoshkaRetriever``: index documents, search short prefixes, rerank with full vectors.
+
+This file is the public face: it puts together an encoder, a backend and the settings. What the stages do is in
+``two_stage.py``, how input is checked in ``indexing.py``, how a collection recognises its encoder in ``identity.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import numpy as np
+
+from .backend import Backend, BackendStats
+from .collection import Collection, check_known
+from .documents import Row, RowBatch, SearchResult, check_id
+from .encoder import Encoder
+from .errors import CollectionNotFound, DimensionError, InvalidInput, MRLError
+from .filters import Filter, parse_filter
+from .indexing import InputBatch, input_batches
+from .long_texts import OnLong, encode_long
+from .manifest import Manifest
+from .matryoshka import FloatArray, as_vectors, normalize, prefix
+from .progress import progress_report
+from .registry import open_backend
+from .searching import PreparedSearch, SearchOptions
+from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
+
+__all__ = ["CollectionInfo", "MatryoshkaRetriever"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What a collection is and holds."""
+
+    address: str
+    manifest: Manifest
+    stats: BackendStats
+
+
+class MatryoshkaRetriever:
+    """Two-stage retrieval over one collection. Thread-safe.
+
+    Args:
+        encoder: a name (``"wordllama"``, ``"sentence-transformers:NAME_OR_FOLDER"``), a ``SentenceTransformer``, an
+            :class:`~mrl_retrieval.encoder.Encoder`, or a function ``texts -> (N, D)``. None: vectors are given by
+            the caller. Not given: the collection's own.
+        backend: an address such as ``"memory:"``, ``"faiss:./kb"``, ``"chroma:./kb"``,
+            ``"chroma+http://host:8000"``, ``"qdrant:./kb"``, ``"qdrant+http://host:6333"``, each with
+            ``?collection=NAME`` if wanted; or a :class:`~mrl_retrieval.backend.Backend`.
+        coarse_dims: length of the prefixes that the coarse stage searches (64); clamped to the vectors' length.
+        fine_dims: length of the vectors that are stored and reranked with; None: all of the encoder's.
+        coarse_top_k: candidates of the coarse stage (200, or four for each hit where more hits are asked for).
+        final_top_k: hits of a search (10).
+        stages: a funnel instead of ``coarse_dims`` and ``coarse_top_k``: ``[(64, 400), (128, 100)]``.
+        dim: full length of the vectors where ``encoder=None``; not given, the first vector fixes it.
+        on_long: what becomes of a text beyond the encoder's context: ``"truncate"`` leaves it to the encoder (and
+            warns once), ``"error"`` refuses it, ``"chunk"`` takes the mean of the vectors of its pieces.
+        backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
+
+    Nothing is created before the first write. What is not given comes from the collection; what is given and
+    differs from it is an error.
+
+    >>> retriever = MatryoshkaRetriever(encoder="hashing", backend="memory:")
+    >>> ids = retriever.index(["git revert undoes a commit", "a cake needs flour"], ids=["git", "cake"])
+    >>> for id, score, document in retriever.search("How do I undo a commit?", top_k=1):
+    ...     print(id, document)
+    git git revert undoes a commit
+    """
+
+    def __init__(
+        self,
+        encoder: Any = NOT_GIVEN,
+        backend: str | Backend = "memory:",
+        *,
+        coarse_dims: int | NotGiven = NOT_GIVEN,
+        fine_dims: int | None = None,
+        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        final_top_k: int | NotGiven = NOT_GIVEN,
+        stages: StageSpec | None = None,
+        dim: int | None = None,
+        on_long: OnLong = "truncate",
+        backend_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._made = SearchSettings.checked(
+            coarse_top_k,
+            final_top_k,
+            NOT_GIVEN if stages is None else stages,
+            top_k_name="final_top_k",
+            coarse_dims=coarse_dims,
+        )
+        if on_long not in ("truncate", "error", "chunk"):
+            raise InvalidInput(f"on_long is {on_long!r}; use 'truncate', 'error' or 'chunk'")
+        self._on_long: OnLong = on_long
+        self._long_texts = 0
+        if isinstance(backend, Backend):
+            if backend_options:
+                raise TypeError("backend_options= belong to an address; this backend is already open")
+            self._backend = backend
+        else:
+            self._backend = open_backend(backend, **(backend_options or {}))
+        try:
+            self._collection = Collection(
+                self._backend,
+                encoder,
+                coarse_dims=coarse_dims,
+                fine_dims=fine_dims,
+                stages=self._made.stages,
+                dim=dim,
+            )
+        except BaseException:
+            if self._backend is not backend:
+                self._backend.close()
+            raise
+
+    @classmethod
+    def open(cls, address: str | Backend, encoder: Any = None, **settings: Any) -> MatryoshkaRetriever:
+        """Open a collection that exists, by its address alone; its encoder is the one named in the manifest.
+
+        Args:
+            address: as ``backend`` of the constructor.
+            encoder: has to be given again where the manifest has no name for it, to search by text.
+            settings: other arguments of the constructor.
+
+        Raises:
+            CollectionNotFound: there is none.
+        """
+        retriever = cls(NOT_GIVEN if encoder is None else encoder, address, **settings)
+        if retriever.manifest is None:
+            where = retriever._backend.address
+            known = ", ".join(retriever._backend.collections()) or "none"
+            retriever.close()
+            raise CollectionNotFound(
+                f"there is no collection at {where} (collections there: {known}); index into it first"
+            )
+        return retriever
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def index(
+        self,
+        documents: Iterable[str | None],
+        ids: Iterable[str | int | None] | None = None,
+        metadatas: Iterable[Mapping[str, Any] | None] | None = None,
+        vectors: Any | None = None,
+        batch_size: int = 256,
+        progress: bool | Callable[[int, int | None], None] = False,
+    ) -> list[str]:
+        """Write documents; an id that exists is overwritten. ``upsert`` is the same.
+
+        Args:
+            documents: texts; any iterable, it need not fit in memory. None for a row without text, if it has a vector.
+            ids: one for each; an id that is None (or all of them) is made from document and metadata.
+            metadatas: JSON-like dicts, one for each, or None.
+            vectors: full embeddings, ``(N, D)``, if they are already known. One that is None: the row is
+                stored, but never found by a search.
+            batch_size: rows encoded and written at a time.
+            progress: True draws a bar on stderr; a function is called with rows done and their total (or None).
+
+        Returns:
+            One id per input, in order.
+
+        Raises:
+            InvalidInput: something cannot be stored. Lists are checked whole before anything is written.
+            EncoderRequired: there is neither an encoder nor ``vectors``.
+            ModelMismatchError: the collection was made with another encoder.
+            BackendError: the database failed. ``error.indexed_ids`` names the rows that are in.
+        """
+        batches = input_batches(
+            documents,
+            ids,
+            metadatas,
+            vectors,
+            batch_size=check_positive(batch_size, "batch_size"),
+            dim=None if vectors is None else self._collection.vector_dim,
+        )
+        encoder = self._collection.verified_encoder() if vectors is None else None
+        done: list[str] = []
+        with progress_report(progress, documents) as report:
+            try:
+                for batch in batches:
+                    self._write(batch, encoder)
+                    done.extend(batch.ids)
+                    report(len(done))
+            except MRLError as error:
+                error.indexed_ids = tuple(dict.fromkeys(done))
+                if done:
+                    error.add_note(f"{len(error.indexed_ids)} rows of earlier batches are in: see error.indexed_ids")
+                raise
+        return done
+
+    upsert = index
+
+    def delete(self, ids: Iterable[str | int] | None = None, *, filter: Mapping[str, Any] | None = None) -> int:
+        """Remove rows by id or by filter; unknown ids are no error. Returns how many were there."""
+        if (ids is None) == (filter is None):
+            raise TypeError("delete takes either ids= or filter=")
+        if ids is not None:
+            wanted = _id_list(ids)
+            return self._backend.delete(wanted) if wanted and self.manifest else 0
+        parsed = parse_filter(filter)
+        if parsed is None:
+            raise InvalidInput("an empty filter matches every row; to remove everything, drop the collection")
+        if not self.manifest:
+            return 0
+        doomed = [id for batch in self._backend.scan(parsed, documents=False) for id in batch.ids]
+        return self._backend.delete(doomed) if doomed else 0
+
+    # -- reading -------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        query: str,
+        top_k: int | NotGiven = NOT_GIVEN,
+        *,
+        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        filter: Mapping[str, Any] | Filter | None = None,
+        exact: bool = False,
+        stages: StageSpec | None = None,
+        explain: bool = False,
+        encode_kwargs: Mapping[str, Any] | None = None,
+    ) -> SearchResult:
+        """The documents nearest to a text, best first.
+
+        Args:
+            query: the text.
+            top_k: hits wanted.
+            coarse_top_k: candidates of the coarse stage.
+            filter: only rows whose metadata match; see :mod:`mrl_retrieval.filters`.
+            exact: score every stored vector: the answer that everything else can be checked against.
+            stages: a funnel for this search: ``[(64, 400), (128, 100)]``.
+            explain: fill ``result.trace`` and every hit's ``coarse_score``.
+            encode_kwargs: passed on to the encoder.
+
+        Raises:
+            InvalidInput: a number, the filter or the query cannot be used.
+            EncoderRequired: there is no encoder.
+            ModelMismatchError: the collection was made with another encoder.
+        """
+        if not isinstance(query, str):
+            raise InvalidInput(f"query is {type(query).__name__}, expected str; for several use search_batch")
+        return self.search_batch(
+            [query],
+            top_k,
+            coarse_top_k=coarse_top_k,
+            filter=filter,
+            exact=exact,
+            stages=stages,
+            explain=explain,
+            encode_kwargs=encode_kwargs,
+        )[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[str],
+        top_k: int | NotGiven = NOT_GIVEN,
+        *,
+        encode_kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> list[SearchResult]:
+        """:meth:`search` for several texts at once: one result for each, in order."""
+        if isinstance(queries, str):
+            raise InvalidInput("queries is a str; pass a list of texts, or use search for one")
+        texts = list(queries)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InvalidInput(f"queries[{i}] is {type(text).__name__}, expected str")
+        search = self._prepare(top_k, options)
+        if search is None or not texts:
+            return [SearchResult() for _ in texts]
+        encoder = self._collection.verified_encoder()
+        return search.run(self._backend, self._encode(encoder, texts, queries=True, kwargs=encode_kwargs))
+
+    def search_by_vector(
+        self, vector: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
+    ) -> SearchResult:
+        """:meth:`search` for a full embedding of shape ``(D,)``; it need not have unit length."""
+        if np.ndim(vector) != 1:
+            raise DimensionError(
+                f"vector has shape {np.shape(vector)}, expected (D,); for several use search_batch_by_vector"
+            )
+        return self.search_batch_by_vector([vector], top_k, **options)[0]
+
+    def search_batch_by_vector(
+        self, vectors: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
+    ) -> list[SearchResult]:
+        """:meth:`search` for several full embeddings, ``(Q, D)``: one result for each, in order."""
+        search = self._prepare(top_k, options)
+        if len(vectors) == 0:
+            return []
+        queries = as_vectors(vectors, dim=None if search is None else search.manifest.dim, what="query vectors")
+        return [SearchResult() for _ in queries] if search is None else search.run(self._backend, queries)
+
+    def get(self, ids: Iterable[str | int], *, vectors: bool = False) -> list[Row | None]:
+        """Rows by id, in the asked order, None where unknown; with ``vectors`` their stored vectors too."""
+        wanted = _id_list(ids)
+        if not wanted or not self.manifest:
+            return [None] * len(wanted)
+        return self._backend.get(wanted, vectors=vectors)
+
+    def count(self, filter: Mapping[str, Any] | Filter | None = None) -> int:
+        """How many rows there are, or match."""
+        parsed = parse_filter(filter)
+        return self._backend.count(parsed) if self.manifest else 0
+
+    def info(self) -> CollectionInfo:
+        """What the collection is and holds.
+
+        Raises:
+            CollectionNotFound: nothing was indexed yet.
+        """
+        manifest = self.manifest or self._backend.manifest  # the latter says what is missing
+        return CollectionInfo(str(self._backend.address), manifest, self._backend.stats())
+
+    # -- the rest ------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Backend:
+        """The database behind this retriever."""
+        return self._backend
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder; loaded from the collection's manifest if none was given and it has a name for it."""
+        return self._collection.encoder
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the collection remembers of how it was made; None before the first write."""
+        return self._collection.manifest
+
+    @property
+    def long_texts(self) -> int:
+        """How many texts beyond the encoder's context this retriever has met."""
+        return self._long_texts
+
+    def flush(self) -> None:
+        """Write caches that make the next opening faster. Rows are durable without it."""
+        if self.manifest:
+            self._backend.flush()
+
+    def close(self) -> None:
+        """Release files and connections; a second call is no error."""
+        self._backend.close()
+
+    def __enter__(self) -> MatryoshkaRetriever:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"MatryoshkaRetriever({str(self._backend.address)!r})"
+
+    def _write(self, batch: InputBatch, encoder: Encoder | None) -> None:
+        """Encode what has no vector yet, cut to ``fine_dims``, hand over."""
+        # Rows of equal content share an id made from it: the last one stands for all.
+        last = {id: i for i, id in enumerate(batch.ids)}
+        kept = list(last.values())
+        if batch.vectors is None:
+            assert encoder is not None
+            texts = [text for i in kept if (text := batch.documents[i]) is not None]
+            vectors = self._encode(encoder, texts, queries=False)
+        else:
+            vectors = normalize(batch.vectors[kept])
+        manifest = self._collection.ensure(check_known(vectors.shape[1] or self._collection.vector_dim))
+        if not vectors.shape[1]:
+            vectors = np.zeros((len(kept), manifest.dim), dtype=np.float32)
+        if vectors.shape[1] != manifest.dim:
+            raise DimensionError(
+                f"the vectors have {vectors.shape[1]} components, the collection's have {manifest.dim}; use the "
+                "encoder it was made with"
+            )
+        self._backend.upsert(
+            RowBatch(
+                ids=[batch.ids[i] for i in kept],
+                documents=[batch.documents[i] for i in kept],
+                metadatas=[batch.metadatas[i] for i in kept],
+                vectors=prefix(vectors, manifest.fine_dims),
+                has_vector=batch.has_vector[kept],
+            )
+        )
+
+    def _encode(
+        self, encoder: Encoder, texts: list[str], *, queries: bool, kwargs: Mapping[str, Any] | None = None
+    ) -> FloatArray:
+        vectors, long = encode_long(encoder, texts, self._on_long, queries=queries, kwargs=kwargs)
+        if long and not self._long_texts:
+            logger.warning(
+                "a text is longer than the %s tokens of the encoder's context (on_long=%r); further ones are counted "
+                "in retriever.long_texts and not mentioned again",
+                encoder.max_tokens,
+                self._on_long,
+            )
+        self._long_texts += long
+        return vectors
+
+    def _prepare(self, top_k: int | NotGiven, options: SearchOptions) -> PreparedSearch | None:
+        return PreparedSearch.prepare(self._made, self.manifest, top_k, **options)
+
+
+def _id_list(ids: Iterable[str | int]) -> list[str]:
+    if isinstance(ids, (str, int)):
+        ids = [ids]
+    return [check_id(id, i) for i, id in enumerate(ids)]

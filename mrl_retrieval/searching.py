@@ -1,0 +1,80 @@
+"""From the arguments of a search to a backend's request, and from its rankings to hits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from .backend import Backend
+from .documents import Hit, SearchResult
+from .filters import Filter, parse_filter
+from .manifest import Manifest
+from .matryoshka import FloatArray, prefix
+from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec
+from .two_stage import Ranking, SearchRequest, Stage
+
+__all__ = ["PreparedSearch", "SearchOptions"]
+
+
+class SearchOptions(TypedDict, total=False):
+    """What every search takes; see :meth:`mrl_retrieval.MatryoshkaRetriever.search`."""
+
+    coarse_top_k: int | NotGiven
+    filter: Mapping[str, Any] | Filter | None
+    exact: bool
+    stages: StageSpec | None
+    explain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSearch:
+    """A search whose arguments are checked and resolved; it lacks the query vectors."""
+
+    manifest: Manifest
+    stages: tuple[Stage, ...]
+    filter: Filter | None
+    explain: bool
+
+    @classmethod
+    def prepare(
+        cls,
+        made: SearchSettings,
+        manifest: Manifest | None,
+        top_k: int | NotGiven,
+        *,
+        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        filter: Mapping[str, Any] | Filter | None = None,
+        exact: bool = False,
+        stages: StageSpec | None = None,
+        explain: bool = False,
+    ) -> PreparedSearch | None:
+        """Check what a call gave; ``made`` is what the constructor was given. None where there is no collection yet.
+
+        Raises:
+            InvalidInput: a number, a funnel or the filter cannot be used, collection or not.
+            CollectionMismatchError: the funnel does not begin where the collection does.
+        """
+        funnel = NOT_GIVEN if stages is None else stages
+        settings = SearchSettings.checked(coarse_top_k, top_k, funnel, top_k_name="top_k")
+        parsed = parse_filter(filter)
+        if manifest is None:
+            return None
+        return cls(manifest, settings.resolve(made, manifest, exact=exact), parsed, explain)
+
+    def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
+        """Search for full embeddings, ``(Q, dim)``: one result for each."""
+        queries = prefix(vectors, self.manifest.fine_dims)
+        request = SearchRequest(queries, self.stages, self.filter, self.explain)
+        certificate = "exact" if request.exact else None
+        return [_result(ranking, certificate) for ranking in backend.search(request)]
+
+
+def _result(ranking: Ranking, certificate: str | None) -> SearchResult:
+    scores = ranking.scores.tolist()
+    coarse = [None] * len(scores) if ranking.coarse_scores is None else ranking.coarse_scores.tolist()
+    hits = tuple(
+        Hit(row.id, score, row.document, row.metadata, first)
+        for row, score, first in zip(ranking.rows, scores, coarse, strict=True)
+    )
+    return SearchResult(hits, certificate, ranking.trace)

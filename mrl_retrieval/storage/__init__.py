@@ -1,0 +1,28 @@
+"""The embedded store: documents, metadata and full vectors in files that survive a crash.
+
+:class:`Store` is the whole of it; ``docs/store-format.md`` describes the files. It holds no search index: a backend
+keeps one of its own beside it, as a cache that can always be made again from what is stored here.
+"""
+
+from .files import CollectionFiles, check_place, collection_names
+from .locks import ReadWriteLock, WriterLock
+from .query import can_query
+from .rerank import Reranker, candidates, ranking
+from .scan import exact_scan
+from .snapshot import Snapshot
+from .store import Store
+
+__all__ = [
+    "CollectionFiles",
+    "ReadWriteLock",
+    "Reranker",
+    "Snapshot",
+    "Store",
+    "WriterLock",
+    "can_query",
+    "candidates",
+    "check_place",
+    "collection_names",
+    "exact_scan",
+    "ranking",
+]
