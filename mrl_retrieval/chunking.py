@@ -81,7 +81,7 @@ _SENTENCE_END = re.compile(
     r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s++(?=[^a-z])"  # not before a lower-case letter: "e.g. this"
     r"|(?<![。！？．｡])[。！？．｡]++[」』”’）】]*+\s*+"  # scripts that put no space after a sentence
 )
-_LINE_END = re.compile(r"\r\n|\r|\n")
+_LINE_END = re.compile(r"(?:\r\n|\r|\n)(?:[ \t]*+(?:\r\n|\r|\n))*+")
 _WORD_END = re.compile(r"\s+")
 _WORD = re.compile(r"\S+")
 _PROSE_LEVELS = (_SENTENCE_END, _LINE_END, _WORD_END)
@@ -246,7 +246,7 @@ class _Splitter:
                     chunks[-1] = (chunks[-1][0], end)
                 else:
                     chunks.append((start, end))
-        return [self._stripped(span) for span in chunks]
+        return [(start, end) for start, end in map(self._stripped, chunks) if start < end]
 
     def _fit(self, span: Span, limit: int, levels: Sequence[re.Pattern[str]]) -> list[Span]:
         """The span in pieces that fit, each as large as it may be at the coarsest level that will do."""
@@ -255,9 +255,19 @@ class _Splitter:
             return [span]
         if levels:
             return [p for cut in _cut(self._text, span, levels[0]) for p in self._fit(cut, limit, levels[1:])]
-        first, last = bisect_right(self._ends, start), bisect_left(self._ends, end)
-        borders = dict.fromkeys([start, *self._ends[first + limit - 1 : last : limit], end])
-        return list(pairwise(borders))
+        borders = [start]
+        while self._tokens(borders[-1], end) > limit:
+            borders.append(self._reach(borders[-1], limit))
+        return list(pairwise([*borders, end]))
+
+    def _reach(self, start: int, limit: int) -> int:
+        """How far ``limit`` tokens go from ``start``, one character at the least."""
+        last = bisect_right(self._ends, start) + limit
+        border = self._ends[last - 1]
+        if bisect_right(self._ends, border) > last:  # of its last character not all the tokens fit
+            earlier = bisect_left(self._ends, border)
+            border = self._ends[earlier - 1] if earlier and self._ends[earlier - 1] > start else border
+        return border
 
     def _halved(self, spans: Sequence[Span], limit: int) -> list[Span]:
         """Spans that are still too long, halved until they fit, at white space if there is any near the middle."""

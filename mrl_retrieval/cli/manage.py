@@ -1,0 +1,99 @@
+"""``mrl list`` and ``mrl drop``: the collections at an address."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from mrl_retrieval.address import Address
+from mrl_retrieval.errors import CollectionNotFound, InvalidInput, MRLError
+from mrl_retrieval.registry import open_backend
+
+from .output import Output, fitted, on_one_line, plural
+
+__all__ = ["add_parsers"]
+
+
+def add_parsers(commands: Any) -> None:
+    """Add both commands."""
+    listing = commands.add_parser(
+        "list", help="list the collections at an address", description="List the collections at an address.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    listing.add_argument("address", metavar="ADDRESS", help="a folder or server, such as faiss:./kb")
+    listing.add_argument("--json", action="store_true", help="print one JSON document")
+    listing.set_defaults(run=run_list)
+
+    dropping = commands.add_parser(
+        "drop", help="remove a collection", allow_abbrev=False,
+        description="Remove a collection with everything in it. Asks first; without a terminal it needs --yes.",
+    )  # fmt: skip
+    dropping.add_argument("address", metavar="URI", help="address of the collection")
+    dropping.add_argument("--yes", action="store_true", help="do not ask")
+    dropping.set_defaults(run=run_drop)
+
+
+def run_list(arguments: argparse.Namespace, output: Output) -> int:
+    """One line a collection. One that cannot be read is listed with the reason, and the status is 1."""
+    address = Address.parse(arguments.address)
+    with open_backend(address) as backend:
+        names = backend.collections()
+    found = [_describe(address.with_collection(name)) for name in names]
+    if arguments.json:
+        output.json(found)
+    elif not found:
+        output.line(f"no collections at {arguments.address}")
+    else:
+        rows = [["collection", "rows", "dims", "encoder"]]
+        for one in found:
+            if one["error"] is None:
+                dims = f"{one['dims']['coarse']} → {one['dims']['fine']}"
+                rows.append([one["collection"], f"{one['rows']:,}", dims, one["encoder"] or "none"])
+            else:
+                rows.append([one["collection"], "?", "?", fitted(on_one_line(one["error"]), output.width // 2)])
+        output.table(rows, indent="")
+    return 1 if any(one["error"] for one in found) else 0
+
+
+def _describe(address: Address) -> dict[str, Any]:
+    value: dict[str, Any] = {"collection": address.collection, "address": str(address), "rows": None, "dims": None}
+    try:
+        with open_backend(address) as backend:
+            manifest = backend.manifest
+            value["rows"] = backend.count()
+    except MRLError as error:
+        return value | {"encoder": None, "error": str(error)}
+    card = manifest.encoder
+    value["dims"] = {"full": manifest.dim, "coarse": manifest.coarse_dims, "fine": manifest.fine_dims}
+    return value | {"encoder": None if card is None else card.name or card.model or "unnamed", "error": None}
+
+
+def run_drop(arguments: argparse.Namespace, output: Output) -> int:
+    """Ask, then remove."""
+    address = Address.parse(arguments.address)
+    with open_backend(address) as backend:
+        known = backend.collections()
+        if address.collection not in known:
+            raise CollectionNotFound(
+                f"there is no collection at {address} (collections there: {', '.join(known) or 'none'})"
+            )
+        try:
+            backend.read_manifest()
+            holds = plural(backend.count(), "row")
+        except MRLError as error:  # a damaged collection is one of those that want dropping
+            holds = f"what cannot be read: {on_one_line(str(error))}"
+        if not arguments.yes and not _confirmed(f"drop the collection {address.collection!r} at {address} ({holds})?"):
+            output.line("kept.")
+            return 1
+        backend.drop()
+    output.line(f"dropped {address} ({holds}).")
+    return 0
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise InvalidInput(f"{question} there is no terminal to ask on; say --yes")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,314 @@
+"""Any dense model of sentence-transformers: an object, a name on the Hugging Face hub, or a local folder."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrl_retrieval.encoder import Encoder, EncoderCard, Span
+from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
+from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
+
+from .model_files import cached_snapshot, fingerprint, hub_error, quiet_loading
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["SentenceTransformerEncoder", "from_spec"]
+
+_TASKS = ("query", "document")
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names encode_document looks for, in its order
+_RESERVED = frozenset({"convert_to_numpy", "convert_to_tensor", "output_value", "precision", "truncate_dim"})
+_HARMLESS = frozenset({"cache_folder", "local_files_only", "token"})  # options that do not change the vectors
+_NO_LIMIT = 10**9  # some tokenizers say "unlimited" as 1e30
+
+
+class SentenceTransformerEncoder(Encoder):
+    """A sentence-transformers model behind the contract.
+
+    Documents go through the model's ``encode_document`` and queries through its ``encode_query``, so that its prompts
+    and its routes apply. Embeddings are taken at full length: what the collection stores is cut by the collection.
+
+    ``max_tokens`` is what the model's ``max_seq_length`` leaves to a text, after the tokenizer's special tokens and
+    the longer of the two prompts; ``count_tokens`` counts the text alone. A collection can be opened by its address
+    alone if the model was given as a hub name or a folder, without prompts, revision or other options that change its
+    vectors (``identity.name`` is None otherwise).
+
+    Calls are serialised: a model's tokenizer holds the settings of the call it is in, and PyTorch uses all cores for
+    one call anyway.
+
+    Args:
+        model: a ``SentenceTransformer``, a hub name such as ``"all-MiniLM-L6-v2"``, or a folder. A model that is in
+            the hub's local cache is taken from there, without asking the network for a newer one.
+        device: as PyTorch names it; None: the best there is. For names and folders only.
+        batch_size: texts in one forward pass.
+        prompts: ``{"query": …, "document": …}``, instead of the model's own; ``""`` for none.
+        trust_remote_code: let the model's repository run its own Python code on this machine.
+        load_options: passed on to ``SentenceTransformer(…)``, such as ``revision``, ``cache_folder``, ``token``,
+            ``local_files_only``, ``model_kwargs``, ``backend``. For names and folders only.
+
+    Raises:
+        MissingExtra: sentence-transformers 5 or later is not installed.
+        InvalidInput: an argument cannot be used, or the object cuts its embeddings (``truncate_dim``).
+        EncoderError: the model cannot be loaded, be it that there is no network.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        device: str | None = None,
+        batch_size: int = 32,
+        prompts: Mapping[str, str] | None = None,
+        trust_remote_code: bool = False,
+        **load_options: Any,
+    ) -> None:
+        package = _import()
+        self._own_prompts = _checked_prompts(prompts)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InvalidInput(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        self._batch_size = batch_size
+        self._lock = threading.Lock()
+        name = revision = None
+        if isinstance(model, (str, Path)):
+            if "truncate_dim" in load_options:
+                raise InvalidInput(_TRUNCATED.format(load_options["truncate_dim"], "all"))
+            options = dict(load_options, device=device, trust_remote_code=trust_remote_code)
+            self._model, reference, revision = _loaded(package, str(model), options)
+            if not (self._own_prompts or trust_remote_code or load_options.keys() - _HARMLESS):
+                name = f"sentence-transformers:{reference}"
+        else:
+            self._model = _checked_object(package, model, device, trust_remote_code, load_options)
+        self.dim = self._full_dim()
+        self.identity = EncoderCard(
+            dim=self.dim,
+            name=name,
+            model=_hub_id(self._model),
+            revision=revision,
+            prompts={task: text for task in _TASKS if (text := self._prompt(task))},
+            pooling=_pooling(self._model),
+            normalization="l2",
+        )
+        self.max_tokens = self._context()
+
+    def encode_document(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
+        """``(N, D)`` float32 of unit length; ``kwargs`` go to the model's ``encode_document``.
+
+        Raises:
+            EncoderError: the model refuses one of ``kwargs``, or it would change the form of the embeddings.
+        """
+        return self._encode("document", texts, kwargs)
+
+    def encode_query(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
+        """``(Q, D)`` float32 of unit length; ``kwargs`` go to the model's ``encode_query``.
+
+        Raises:
+            EncoderError: the model refuses one of ``kwargs``, or it would change the form of the embeddings.
+        """
+        return self._encode("query", texts, kwargs)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text by the model's tokenizer, without prompts and special tokens."""
+        if self._fast_tokenizer is not None:
+            return [len(e) for e in self._fast_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        tokenize = getattr(getattr(self._model, "tokenizer", None), "tokenize", None)
+        if not callable(tokenize):
+            return super().count_tokens(texts)
+        with self._lock:
+            return [len(tokenize(text)) for text in texts]
+
+    def token_spans(self, text: str) -> list[Span] | None:
+        """Where each token lies, in characters; None where the model has no fast tokenizer."""
+        if self._fast_tokenizer is None:
+            return None
+        spans: list[Span] = self._fast_tokenizer.encode(text, add_special_tokens=False).offsets
+        return spans
+
+    @cached_property
+    def _fast_tokenizer(self) -> Any:
+        """A copy of the model's tokenizer that cuts and pads nothing, or None; the model's own changes per call."""
+        tokenizers = importlib.import_module("tokenizers")
+        own = getattr(self._model, "tokenizer", None)
+        backend = getattr(own, "backend_tokenizer", own)
+        if not isinstance(backend, tokenizers.Tokenizer):
+            return None
+        try:
+            with self._lock:
+                copy = tokenizers.Tokenizer.from_str(backend.to_str())
+        except Exception as error:  # noqa: BLE001 - it raises nothing narrower where a part is written in Python
+            logger.debug("the tokenizer cannot be copied, so it cannot say where tokens lie: %s", error)
+            return None
+        copy.no_padding()
+        copy.no_truncation()
+        return copy
+
+    def _encode(self, task: str, texts: Sequence[str], kwargs: Mapping[str, Any]) -> FloatArray:
+        if reserved := sorted(_RESERVED & kwargs.keys()):
+            raise EncoderError(
+                f"encode_kwargs must not have {', '.join(reserved)}: a collection needs full float32 embeddings; leave "
+                "it out (coarse_dims and fine_dims say what is cut)"
+            )
+        if not texts:
+            return np.empty((0, self.dim), dtype=np.float32)
+        options: dict[str, Any] = {"batch_size": self._batch_size, "show_progress_bar": False, **kwargs}
+        if task in self._own_prompts and not {"prompt", "prompt_name"} & kwargs.keys():
+            options["prompt"] = self._own_prompts[task]
+        encode = self._model.encode_query if task == "query" else self._model.encode_document
+        try:
+            with self._lock:
+                raw = encode(list(texts), convert_to_numpy=True, **options)
+        except (TypeError, ValueError) as error:
+            given = f" with {', '.join(sorted(kwargs))}" if kwargs else ""
+            raise EncoderError(f"the sentence-transformers model refused {len(texts)} texts{given}: {error}") from error
+        return normalize(as_vectors(raw, what="the model's embeddings"))
+
+    def _prompt(self, task: str) -> str:
+        if task in self._own_prompts:
+            return self._own_prompts[task]
+        prompts: Mapping[str, str] = self._model.prompts
+        names = (*(("query",) if task == "query" else _DOCUMENT_PROMPTS), self._model.default_prompt_name)
+        return next((prompts[name] for name in names if name in prompts), "")
+
+    def _full_dim(self) -> int:
+        for attribute in ("get_embedding_dimension", "get_sentence_embedding_dimension"):  # before and since 5.2
+            method = getattr(self._model, attribute, None)
+            if callable(method) and (dim := method()):
+                return int(dim)
+        return int(self._model.encode_document(["probe"], show_progress_bar=False).shape[1])
+
+    def _context(self) -> int | None:
+        limit = self._model.max_seq_length
+        if limit is None or not math.isfinite(limit) or limit >= _NO_LIMIT:
+            return None
+        special = getattr(getattr(self._model, "tokenizer", None), "num_special_tokens_to_add", None)
+        taken = int(special(False)) if callable(special) else 0
+        if self.identity.prompts:
+            taken += max(self.count_tokens(list(self.identity.prompts.values())))
+        return max(1, int(limit) - taken)
+
+
+def from_spec(argument: str = "", **options: Any) -> SentenceTransformerEncoder:
+    """``"sentence-transformers:NAME_OR_FOLDER"``; options are those of :class:`SentenceTransformerEncoder`.
+
+    Raises:
+        InvalidInput: no name.
+        MissingExtra: sentence-transformers is not installed.
+        EncoderError: the model cannot be loaded.
+    """
+    if not argument:
+        raise InvalidInput(
+            "'sentence-transformers' needs a model: write 'sentence-transformers:all-MiniLM-L6-v2' for one of the hub, "
+            "or 'sentence-transformers:./folder'"
+        )
+    return SentenceTransformerEncoder(argument, **options)
+
+
+_TRUNCATED = (
+    "the model was told to cut its embeddings to {} of {} components (truncate_dim); a collection stores full "
+    "embeddings and cuts them itself: load the model without truncate_dim, and say coarse_dims or fine_dims instead"
+)
+
+
+def _import() -> Any:
+    try:
+        package = importlib.import_module("sentence_transformers")
+    except ImportError as error:
+        raise MissingExtra("the sentence-transformers encoder", "sentence-transformers") from error
+    if not hasattr(package.SentenceTransformer, "encode_query"):
+        raise MissingExtra(
+            f"the sentence-transformers encoder (found version {package.__version__}, needs 5 or later)",
+            "sentence-transformers",
+        )
+    return package
+
+
+def _checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
+    checked = dict(prompts or {})
+    if not all(key in _TASKS and isinstance(text, str) for key, text in checked.items()):
+        raise InvalidInput(f"prompts are texts under the keys 'query' and 'document', got {checked!r}")
+    return checked
+
+
+def _checked_object(
+    package: Any, model: Any, device: str | None, trust_remote_code: bool, load_options: Mapping[str, Any]
+) -> Any:
+    if not isinstance(model, package.SentenceTransformer):
+        raise InvalidInput(
+            f"{type(model).__name__} makes no dense embeddings; pass a SentenceTransformer, a hub name or a folder"
+        )
+    given = sorted(load_options) + ["device"] * (device is not None) + ["trust_remote_code"] * trust_remote_code
+    if given:
+        raise InvalidInput(
+            f"{', '.join(given)}: the model is loaded already; set it there, or pass its name or folder instead"
+        )
+    if model.truncate_dim is not None:
+        with model.truncate_embeddings(None):
+            full = model.get_embedding_dimension() if hasattr(model, "get_embedding_dimension") else "all"
+        raise InvalidInput(_TRUNCATED.format(model.truncate_dim, full))
+    return model
+
+
+def _loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, str | None]:
+    """The model, what to call it so that it is found again, and the fingerprint of its files."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        with quiet_loading():
+            return _constructed(package, str(folder), options), str(folder), fingerprint(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+        raise EncoderError(
+            f"there is no model folder {str(folder)!r}; give a folder that SentenceTransformer.save made, or a name on "
+            "the hub such as 'all-MiniLM-L6-v2'"
+        )
+    snapshot = cached_snapshot(name, options)
+    if snapshot is not None:
+        try:
+            with quiet_loading():
+                return _constructed(package, name, dict(options, local_files_only=True)), name, fingerprint(snapshot)
+        except EncoderError as error:
+            logger.debug("not complete in the local cache, asking the hub: %s", error)
+    if unreachable := hub_error(name, options):
+        raise EncoderError(
+            f"the model {name!r} is not, or not completely, in the local cache, and the Hugging Face hub cannot be "
+            f"reached ({unreachable}): go online once, or give a folder that SentenceTransformer.save made, as "
+            "'sentence-transformers:./folder'"
+        )
+    model = _constructed(package, name, options)
+    snapshot = cached_snapshot(name, options)
+    return model, name, None if snapshot is None else fingerprint(snapshot)
+
+
+def _constructed(package: Any, name: str, options: Mapping[str, Any]) -> Any:
+    try:
+        model = package.SentenceTransformer(name, **options)
+    except Exception as error:
+        raise EncoderError(
+            f"the sentence-transformers model {name!r} cannot be loaded ({type(error).__name__}: {error}); check the "
+            "name, or give a folder that SentenceTransformer.save made"
+        ) from error
+    model.truncate_dim = None  # a default that its folder may carry
+    return model
+
+
+def _hub_id(model: Any) -> str | None:
+    """The model's name on the hub; None for what came from a folder, which may be moved, or was put together here."""
+    transformer = getattr(model[0], "auto_model", None)
+    name = str(getattr(getattr(transformer, "config", None), "_name_or_path", "") or "")
+    return name if name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists() else None
+
+
+def _pooling(model: Any) -> str | None:
+    for module in model:
+        if type(module).__name__ == "Pooling":
+            mode = getattr(module, "pooling_mode", None) or module.get_pooling_mode_str()
+            return mode if isinstance(mode, str) else "+".join(mode)
+        if type(module).__name__ == "StaticEmbedding":
+            return "mean"
+    return None

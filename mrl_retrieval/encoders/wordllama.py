@@ -1,0 +1,170 @@
+"""WordLlama: static token embeddings, 256 dims, Matryoshka-trained, with the weights inside its wheel; needs no torch.
+
+The package gives the weights and the tokenizer; the mean over a text's tokens is taken here. The package's own
+``embed`` gathers every batch padded to its longest text, which costs four times the time and, with one long document
+in the batch, gigabytes; and its normalisation makes NaN of an empty text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrl_retrieval.encoder import Encoder, EncoderCard, Span
+from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
+from mrl_retrieval.matryoshka import FloatArray, normalize
+
+__all__ = ["WordLlamaEncoder", "from_spec"]
+
+_CONFIG = "l2_supercat"
+_DIM = 256
+_WEIGHTS = f"{_CONFIG}_{_DIM}.safetensors"
+_TOKENS_AT_ONCE = 16_384  # rows gathered at a time: 16 MB
+_CHARACTERS_AT_ONCE = 1_000_000  # handed to the tokenizer in one call
+_TEXTS_AT_ONCE = 4096
+
+
+class WordLlamaEncoder(Encoder):
+    """WordLlama's ``l2_supercat`` model: the mean of a text's token embeddings, at unit length.
+
+    There is no context limit: ``max_tokens`` is None and a text of any length is encoded whole, in bounded memory. An
+    empty text is a zero vector. Thread-safe. Instances share the weights (32 MB, never written to).
+
+    Raises:
+        MissingExtra: the package ``wordllama`` is not installed.
+        EncoderError: its weights cannot be read.
+    """
+
+    def __init__(self) -> None:
+        model = _load()
+        self._embedding, self._tokenizer = model.embedding, model.tokenizer
+        self.dim = int(model.embedding.shape[1])
+        self.identity = EncoderCard(
+            dim=self.dim,
+            name="wordllama",
+            model=f"wordllama/{_CONFIG}",
+            revision=model.revision,
+            pooling="mean",
+            normalization="l2",
+        )
+
+    def encode_document(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
+        """``(N, 256)`` float32 of unit length, zero where a text is empty.
+
+        Raises:
+            EncoderError: there are ``kwargs``; this encoder knows none.
+        """
+        if kwargs:
+            raise EncoderError(f"the wordllama encoder takes no options, got {', '.join(sorted(kwargs))}")
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        row = 0
+        for part in _parts(texts):
+            for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False):
+                vectors[row] = self._mean(tokens.ids)
+                row += 1
+        return normalize(vectors)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, by the model's own tokenizer."""
+        return [
+            len(tokens)
+            for part in _parts(texts)
+            for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False)
+        ]
+
+    def token_spans(self, text: str) -> list[Span]:
+        """Where each token lies, in characters; the bytes of one character share its span."""
+        spans: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return spans
+
+    def _mean(self, ids: Sequence[int]) -> FloatArray | float:
+        if not ids:
+            return 0.0
+        if len(ids) <= _TOKENS_AT_ONCE:
+            mean: FloatArray = self._embedding[ids].sum(axis=0) / np.float32(len(ids))
+            return mean
+        total = np.zeros(self.dim)
+        for start in range(0, len(ids), _TOKENS_AT_ONCE):
+            total += self._embedding[ids[start : start + _TOKENS_AT_ONCE]].sum(axis=0, dtype=np.float64)
+        return (total / len(ids)).astype(np.float32)
+
+
+def from_spec(argument: str = "", **options: Any) -> WordLlamaEncoder:
+    """``"wordllama"``. Takes neither an argument nor options.
+
+    Raises:
+        InvalidInput: something was given.
+        MissingExtra: the package ``wordllama`` is not installed.
+    """
+    if argument or options:
+        given = ", ".join([f"{argument!r}"] * bool(argument) + sorted(options))
+        raise InvalidInput(f"the wordllama encoder takes no options, got {given}; write 'wordllama'")
+    return WordLlamaEncoder()
+
+
+class _Model(NamedTuple):
+    embedding: FloatArray
+    tokenizer: Any
+    revision: str
+
+
+@lru_cache(maxsize=1)
+def _load() -> _Model:
+    package = _import()
+    folder = Path(package.__file__).parent
+    try:
+        model = package.WordLlama.load(config=_CONFIG, dim=_DIM, cache_dir=folder, disable_download=True)
+        revision = _fingerprint(folder / "weights" / _WEIGHTS)
+    except Exception as error:
+        raise EncoderError(
+            f"wordllama's weights cannot be loaded ({error}); install it again: pip install --force-reinstall wordllama"
+        ) from error
+    # Set once and for all: a tokenizer whose padding is switched per call is not safe to share among threads.
+    model.tokenizer.no_padding()
+    model.tokenizer.no_truncation()
+    model.embedding.setflags(write=False)
+    return _Model(model.embedding, model.tokenizer, revision)
+
+
+def _import() -> Any:
+    """The package, without what its import does to logging: it gives the root logger a handler and the level INFO."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        return importlib.import_module("wordllama")
+    except ImportError as error:
+        raise MissingExtra("the wordllama encoder", "wordllama") from error
+    finally:
+        for handler in [h for h in root.handlers if h not in handlers]:
+            root.removeHandler(handler)
+        root.setLevel(level)
+
+
+def _fingerprint(weights: Path) -> str:
+    """The SHA-256 of the weights file (16 MB: some hundredths of a second).
+
+    Not the package's version: a new release with the same weights must still open the collections of the old one.
+    """
+    with weights.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in runs small enough for the tokenizer's answer to stay small; a long text is a run by itself."""
+    part: list[str] = []
+    characters = 0
+    for text in texts:
+        if part and (characters + len(text) > _CHARACTERS_AT_ONCE or len(part) == _TEXTS_AT_ONCE):
+            yield part
+            part, characters = [], 0
+        part.append(text)
+        characters += len(text)
+    if part:
+        yield part

@@ -1,0 +1,206 @@
+"""The SQLite side of a collection: its schema, its connections, and where SQLite's errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from mrl_retrieval.errors import (
+    BackendError,
+    CollectionNotFound,
+    CorruptionError,
+    LockTimeout,
+    NewerFormatError,
+    NotACollection,
+)
+
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "Connections", "sqlite_errors"]
+
+APPLICATION_ID = 0x4D524C31  # "MRL1"
+SCHEMA_VERSION = 1
+
+# Vectors have the row numbers 0, 1, 2, … which are also their positions in the segments; rows without a vector have
+# -1, -2, …. Neither is ever used twice.
+SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, "
+    "vectors INTEGER NOT NULL, bare INTEGER NOT NULL, rows INTEGER NOT NULL, coarse_dims INTEGER NOT NULL, "
+    "collection_id TEXT NOT NULL)",
+    # The document last: reading the rest of a row then does not touch its pages.
+    "CREATE TABLE row (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, metadata TEXT NOT NULL, document TEXT)",
+    "CREATE TABLE path (path INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+    "CREATE TABLE field (path INTEGER NOT NULL, kind INTEGER NOT NULL, value NOT NULL, row INTEGER NOT NULL, "
+    "PRIMARY KEY (path, kind, value, row)) WITHOUT ROWID",
+    "CREATE TABLE batch (first INTEGER PRIMARY KEY, rows INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
+    "CREATE TABLE tombstone (generation INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (generation, row)) "
+    "WITHOUT ROWID",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+class Connections:
+    """A pool of connections to one database file that notices when the file is replaced, and when the process forks.
+
+    A connection is used by one thread at a time but may move between them.
+    """
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._in_use: list[sqlite3.Connection] = []
+        self._file: tuple[int, int] | None = None
+        self._closed = False
+
+    @contextlib.contextmanager
+    def connection(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection to the file that is at the path now.
+
+        Raises:
+            CollectionNotFound: there is no file, or nothing in it, and ``create`` is False.
+            NotACollection: the file is another program's.
+            NewerFormatError: a newer version of this library made it.
+        """
+        with sqlite_errors(self._path):
+            connection, file = self._take(create)
+            try:
+                yield connection
+            finally:
+                self._give_back(connection, file)
+
+    def close(self) -> None:
+        """Close every connection: those in use when they are given back. A second call is no error."""
+        with self._lock:
+            self._closed = True
+            self._discard_idle()
+
+    def reset(self) -> None:
+        """Close every connection, those in use when they are given back; the next one is opened anew."""
+        with self._lock:
+            self._discard_idle()
+
+    def after_fork(self) -> None:
+        """Let go of the parent's connections without closing them: they are the parent's, and its locks with them."""
+        _LEFT_TO_THE_PARENT.extend(self._idle + self._in_use)
+        self._lock = threading.Lock()
+        self._idle, self._in_use, self._file = [], [], None
+
+    def _take(self, create: bool) -> tuple[sqlite3.Connection, tuple[int, int]]:
+        with self._lock:
+            if self._closed:
+                raise BackendError(f"the collection at {self._path.parent} was closed; open it again")
+            file = _identity(self._path)
+            if file is None or file != self._file:
+                # Dropped, and perhaps made again. An open file keeps its number, so equal numbers mean the same file.
+                self._discard_idle()
+            if self._idle and file is not None:
+                self._in_use.append(self._idle.pop())
+                return self._in_use[-1], file
+            if file is None and not create:
+                raise CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
+            while True:
+                connection = self._connect(create)
+                if (after := _identity(self._path)) is not None and (file is None or after == file):
+                    break
+                connection.close()
+                if after is None and not create:
+                    raise CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
+                file = after
+            self._in_use.append(connection)
+            self._file = after
+            return connection, after
+
+    def _give_back(self, connection: sqlite3.Connection, file: tuple[int, int]) -> None:
+        with self._lock:
+            if connection not in self._in_use:
+                return  # it is the parent's: this process was forked meanwhile
+            self._in_use.remove(connection)
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+            if self._closed or file != self._file:
+                connection.close()
+            else:
+                self._idle.append(connection)
+
+    def _discard_idle(self) -> None:
+        # Those in use are left alone: closing one under a running statement is not safe, and whoever has it still
+        # sees the files as they were.
+        for connection in self._idle:
+            connection.close()
+        self._idle, self._file = [], None
+
+    def _connect(self, create: bool) -> sqlite3.Connection:
+        address = f"file:{quote(str(self._path.absolute()))}?mode={'rwc' if create else 'rw'}"
+        connection = sqlite3.connect(
+            address, uri=True, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(connection, create)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection, create: bool) -> None:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != APPLICATION_ID and (application or tables):
+            raise NotACollection(
+                f"{self._path} is a database with application id {application:#x}, expected {APPLICATION_ID:#x}: "
+                "another program made it; choose another folder"
+            )
+        if version > SCHEMA_VERSION:
+            raise NewerFormatError(
+                f"{self._path} has schema version {version}, this library reads up to {SCHEMA_VERSION}: upgrade "
+                "mrl-retrieval"
+            )
+        if not tables and not create:
+            raise CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -8000")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.create_function("mrl_casefold", 1, str.casefold, deterministic=True)
+
+
+# Connections that came into this process by a fork stay referenced: closing them here could harm the parent's.
+_LEFT_TO_THE_PARENT: list[sqlite3.Connection] = []
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - once a search, and Path.stat costs more than the call itself
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours: the one place where that happens."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+        said = f"{path}: SQLite says {error} ({name})"
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise CorruptionError(f"{said}, expected a sound database: restore the collection from a backup") from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise LockTimeout(f"{said}: another program holds the database; end it, or try again") from error
+        if name.startswith("SQLITE_FULL"):
+            raise BackendError(f"{said}: make room on the disk and repeat; nothing of this batch was kept") from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):
+            raise BackendError(f"{said}: check the disk and the permissions of the folder") from error
+        if name == "SQLITE_ERROR" and "no such" in str(error):
+            raise CorruptionError(
+                f"{said}, expected the tables of schema version {SCHEMA_VERSION}: restore the collection from a backup"
+            ) from error
+        raise BackendError(said) from error

@@ -1,0 +1,248 @@
+"""Where the files of a store lie, and how they are made so that a power cut leaves either the old or the new one.
+
+A store is a folder with a marker file and one folder a collection. Nothing here reads a database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrl_retrieval.address import check_collection_name
+from mrl_retrieval.errors import AddressError, BackendError, MRLError, NewerFormatError, NotACollection
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CollectionFiles",
+    "check_place",
+    "collection_names",
+    "os_errors",
+    "sync_folder",
+    "write_atomically",
+]
+
+FORMAT_VERSION = 1
+MARKER = "mrl-store.json"
+DATABASE = "store.sqlite"
+SEGMENTS = "segments"
+LOCK = "write.lock"
+INDEX = "coarse.faiss"
+SIDECAR = "coarse.json"
+_TEMPORARY = ".tmp-"
+_DROPPED = ".dropped-"
+_OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", SEGMENTS, LOCK, INDEX, SIDECAR})
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionFiles:
+    """The paths of one collection."""
+
+    store: Path
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Everything of the collection."""
+        return self.store / self.name
+
+    @property
+    def database(self) -> Path:
+        """Documents, metadata, ids and the journal."""
+        return self.folder / DATABASE
+
+    @property
+    def segments(self) -> Path:
+        """The folder of the fine vectors."""
+        return self.folder / SEGMENTS
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one who writes."""
+        return self.folder / LOCK
+
+    @property
+    def index(self) -> Path:
+        """A cache of the coarse index."""
+        return self.folder / INDEX
+
+    @property
+    def sidecar(self) -> Path:
+        """What the cache file must look like to be trusted."""
+        return self.folder / SIDECAR
+
+    def has_segments(self) -> bool:
+        """Whether there is any fine vector file."""
+        try:
+            return any(entry.name.endswith(".seg") for entry in self.segments.iterdir())
+        except FileNotFoundError:
+            return False
+
+    def create(self) -> None:
+        """Make the store's folder and marker and the collection's folder, durably. Nothing happens where they exist."""
+        if self.folder.is_dir() and check_place(self.store):
+            return
+        with os_errors(f"creating {self.folder}"):
+            for folder in (*reversed(self.store.parents), self.store):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)
+                    sync_folder(folder.parent)
+            if not check_place(self.store):
+                marker = json.dumps({"format": "mrl-store", "version": FORMAT_VERSION}) + "\n"
+                write_atomically(self.store / MARKER, marker.encode())
+            self.folder.mkdir(exist_ok=True)
+            sync_folder(self.store)
+
+    def strangers(self) -> list[str]:
+        """Names in the collection's folder that this library did not put there."""
+        with os_errors(f"reading {self.folder}"):
+            names = {entry.name for entry in self.folder.iterdir() if not entry.name.startswith(_TEMPORARY)} - _OURS
+            if self.segments.is_dir():
+                names |= {f"{SEGMENTS}/{e.name}" for e in self.segments.iterdir() if not e.name.endswith(".seg")}
+        return sorted(names)
+
+    def remove(self) -> None:
+        """Take the folder away in one step (a rename), then delete what was in it.
+
+        Raises:
+            NotACollection: it holds files that this library did not make; nothing is removed.
+        """
+        if not self.folder.is_dir():
+            return
+        if found := self.strangers():
+            raise NotACollection(
+                f"{self.folder} holds {', '.join(found[:3])}{' …' if len(found) > 3 else ''}, expected nothing but a "
+                "collection's own files: move these elsewhere, then drop again"
+            )
+        with os_errors(f"dropping {self.folder}"):
+            self.folder.rename(self.store / f"{_DROPPED}{uuid.uuid4().hex}")
+            sync_folder(self.store)
+            for left in self.store.iterdir():
+                if left.name.startswith(_DROPPED):
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def check_place(store: Path) -> bool:
+    """Whether ``store`` is a store. False: nothing is there yet, or an empty folder.
+
+    Raises:
+        NotACollection: something else is there.
+        NewerFormatError: a newer version of this library made it.
+    """
+    marker = store / MARKER
+    try:
+        text = marker.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return _check_free(store)
+    except OSError as error:
+        raise NotACollection(f"{marker} cannot be read ({error}); expected the marker file of a store") from error
+    try:
+        found = json.loads(text)
+        version = found["version"] if found["format"] == "mrl-store" else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotACollection(
+            f"{marker} holds {text[:60]!r}, expected the marker of a store, such as "
+            f'{{"format": "mrl-store", "version": {FORMAT_VERSION}}}: restore it, or choose another folder'
+        ) from error
+    if type(version) is not int:
+        raise NotACollection(
+            f"{marker} holds {text[:60]!r}, expected format 'mrl-store' with a version number: choose another folder"
+        )
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{store} has store version {version}, this library reads up to {FORMAT_VERSION}: upgrade mrl-retrieval"
+        )
+    return True
+
+
+def _check_free(store: Path) -> bool:
+    try:
+        names = [entry.name for entry in store.iterdir() if not entry.name.startswith(_TEMPORARY)]
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError as error:
+        raise NotACollection(
+            f"{store} is a file, or lies below one, expected a folder: give the path of a folder that is new, empty, "
+            "or made by this backend"
+        ) from error
+    except OSError as error:
+        raise NotACollection(f"{store} cannot be read ({error}), expected a folder: check its permissions") from error
+    if names:
+        raise NotACollection(
+            f"{store} holds {sorted(names)[0]!r} and {len(names) - 1} more, but no {MARKER}, so this library did not "
+            "make it: give the path of a folder that is new, empty, or made by this backend"
+        )
+    return False
+
+
+def collection_names(store: Path) -> list[str]:
+    """Names of the folders in a store that hold a database, sorted; ``[]`` where there is no store yet."""
+    if not check_place(store):
+        return []
+    return sorted(entry.name for entry in store.iterdir() if (entry / DATABASE).is_file() and _is_name(entry.name))
+
+
+def _is_name(name: str) -> bool:
+    try:
+        check_collection_name(name)
+    except AddressError:
+        return False
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a new file is not there after a power cut without this."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def temporary(path: Path) -> Path:
+    """A new name beside ``path``, recognised and ignored when a killed process leaves it behind."""
+    return path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def publish(written: Path, path: Path) -> None:
+    """Put a finished temporary file in the place of ``path``: whole or not at all."""
+    fd = os.open(written, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    written.replace(path)
+    sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a power cut, sees the old or the new content and nothing between."""
+    written = temporary(path)
+    try:
+        written.write_bytes(content)
+        publish(written, path)
+    finally:
+        written.unlink(missing_ok=True)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove what killed writers left half written. Only the holder of the writer lock may call it."""
+    for entry in folder.iterdir():
+        if entry.name.startswith(_TEMPORARY):
+            entry.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def os_errors(doing: str) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except MRLError:
+        raise
+    except OSError as error:
+        raise BackendError(f"{doing} failed: {error}; check the disk's space and the folder's permissions") from error

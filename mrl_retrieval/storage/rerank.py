@@ -1,0 +1,82 @@
+"""The stages after the coarse one: positions of candidates in, rankings with their rows out."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+
+from mrl_retrieval.documents import Row
+from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.scoring import rank
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace
+
+from .scan import best_of, cosines
+from .segments import PositionArray
+from .snapshot import Snapshot
+
+__all__ = ["Reranker", "candidates", "ranking"]
+
+
+class Reranker:
+    """Rescores the candidates of the queries of one request, one query at a time, and keeps count."""
+
+    def __init__(self, request: SearchRequest, snapshot: Snapshot) -> None:
+        self._request = request
+        self._snapshot = snapshot
+        self._stages = request.stages[1:]
+        self._scored = [0] * len(self._stages)
+        self._kept = [0] * len(self._stages)
+        self._seconds = [0.0] * len(self._stages)
+
+    def query(self, q: int, positions: PositionArray, coarse_scores: FloatArray) -> Ranking:
+        """The ranking of query ``q`` from its candidates' positions (n,) and coarse scores (n,)."""
+        vectors = self._snapshot.fine.gather(positions)
+        scores = coarse_scores
+        for i, stage in enumerate(self._stages):
+            started = time.perf_counter()
+            scores = cosines(self._request.vectors[q], vectors, stage.dims)
+            last = i == len(self._stages) - 1
+            # Ties are kept together in the last stage, where ids decide; before it any of them will do.
+            chosen = best_of(scores, stage.limit) if last else _first(scores, stage.limit)
+            self._scored[i] += len(scores)
+            self._kept[i] += min(len(chosen), stage.limit)
+            if len(chosen) < len(scores):
+                positions, coarse_scores, scores = positions[chosen], coarse_scores[chosen], scores[chosen]
+                vectors = vectors if last else vectors[chosen]
+            self._seconds[i] += time.perf_counter() - started
+        return ranking(self._snapshot, positions, scores, coarse_scores, self._request.k)
+
+    def traces(self) -> tuple[StageTrace, ...]:
+        """What each stage did for all queries together."""
+        counts = zip(self._stages, self._scored, self._kept, self._seconds, strict=True)
+        return tuple(StageTrace("rerank", stage.dims, scored, kept, seconds) for stage, scored, kept, seconds in counts)
+
+
+def ranking(
+    snapshot: Snapshot, positions: PositionArray, scores: FloatArray, coarse_scores: FloatArray | None, k: int
+) -> Ranking:
+    """The best ``k`` of scored positions, with their rows: score descending, then id ascending."""
+    if len(positions) > k:
+        best = rank(scores, snapshot.ids(positions), k)
+        positions, scores = positions[best], scores[best]
+        coarse_scores = None if coarse_scores is None else coarse_scores[best]
+    stored = snapshot.stored(positions)
+    found = [stored[position] for position in positions.tolist()]
+    order = rank(scores, [row[1] for row in found])
+    rows = [Row(found[i][1], found[i][2], json.loads(found[i][3])) for i in order]
+    return Ranking(rows, scores[order], None if coarse_scores is None else coarse_scores[order])
+
+
+def candidates(snapshot: Snapshot, positions: PositionArray, scores: FloatArray, limit: int) -> Candidates:
+    """The best ``limit`` of scored positions as ids, best first."""
+    ids = snapshot.ids(positions)
+    order = rank(scores, ids, limit)
+    return Candidates([ids[i] for i in order], scores[order])
+
+
+def _first(scores: FloatArray, limit: int) -> PositionArray:
+    if limit >= len(scores):
+        return np.arange(len(scores))
+    return np.argpartition(-scores, limit - 1)[:limit]
