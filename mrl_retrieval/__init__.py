@@ -3,7 +3,7 @@
 >>> from mrl_retrieval import MatryoshkaRetriever
 >>> with MatryoshkaRetriever(encoder="hashing", backend="memory:") as retriever:
 ...     _ = retriever.index(["the cat sat on the mat", "revenue grew in 2019"])
-...     retriever.search("cats and mats", top_k=1)[0].document
+...     retriever.search("where did the cat sit?", top_k=1)[0].document
 'the cat sat on the mat'
 """
 

@@ -20,8 +20,8 @@ pytest.importorskip("chromadb", reason="chromadb is not installed: pip install '
 
 import chromadb
 from chromadb.config import Settings
-from mrl_adapters.chroma import ChromaBackend
 
+from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import (
     AddressError,
@@ -41,7 +41,7 @@ from mrl_retrieval.matryoshka import normalize, prefix
 from mrl_retrieval.registry import open_backend
 from mrl_retrieval.scoring import exact_search
 from mrl_retrieval.two_stage import SearchRequest, Stage
-from tests.servers import chroma_server, free_port, run_chroma  # noqa: F401  (chroma_server is a fixture)
+from tests.servers import free_port, run_chroma
 
 DIM, COARSE = 24, 8
 MANIFEST = Manifest(dim=DIM, coarse_dims=COARSE, fine_dims=DIM)
@@ -359,9 +359,8 @@ class TestMemory:
 class TestServer:
     def test_a_server_that_is_down(self, tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{free_port()}"
-        with open_backend(f"chroma+{url}") as backend:
-            with pytest.raises(BackendUnavailable, match=f"{url}.*chroma run"):
-                backend.read_manifest()
+        with open_backend(f"chroma+{url}") as down, pytest.raises(BackendUnavailable, match=f"{url}.*chroma run"):
+            down.read_manifest()
         with run_chroma(tmp_path) as url:
             backend = made(f"chroma+{url}")
             backend.upsert(batch(rows(3)))
@@ -379,9 +378,9 @@ class TestServer:
             assert all(same(row, by_id(backend, vectors=True)[row.id]) for row in rows(30))
 
     def test_a_tenant_that_is_not_there(self, chroma_server: str) -> None:
-        with open_backend(f"chroma+{chroma_server}", tenant="nobody") as backend:
-            with pytest.raises(BackendError, match="tenant 'nobody'"):
-                backend.count()
+        lost = open_backend(f"chroma+{chroma_server}", tenant="nobody")
+        with lost, pytest.raises(BackendError, match="tenant 'nobody'"):
+            lost.count()
 
     def test_the_token_is_sent_and_never_shown(self, monkeypatch: pytest.MonkeyPatch, chroma_server: str) -> None:
         monkeypatch.setenv("CHROMA_API_KEY", "from-the-environment")

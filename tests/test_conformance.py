@@ -6,6 +6,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -36,7 +37,7 @@ class TestFaiss(BackendConformance):
 
 
 class TestFaissFloat32(TestFaiss):
-    options = {"fine_dtype": "float32"}
+    options: ClassVar[dict[str, str]] = {"fine_dtype": "float32"}
 
 
 class TestChromaInMemory(BackendConformance):

@@ -182,8 +182,8 @@ class Connection:
         status = httpx.get(url + place, headers=self._headers, timeout=self._timeout).status_code
         if status in (401, 403):
             raise BackendError(
-                f"the Chroma server at {url} refuses the credentials (HTTP {status}); give api_key= or headers=, or set "
-                "CHROMA_API_KEY"
+                f"the Chroma server at {url} refuses the credentials (HTTP {status}); give api_key= or headers=, or "
+                "set CHROMA_API_KEY"
             )
         if status == 404:
             raise BackendError(

@@ -86,7 +86,7 @@ def test_standard_output_that_is_closed(address):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_standard_output_that_is_full_or_missing(address):
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*MRL, "list", address], stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (1, b"mrl: No space left on device\n")
     command = " ".join([*MRL, "list", address])

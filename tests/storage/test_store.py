@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -395,3 +396,29 @@ def test_vectors_beyond_one_segment(open_store, manifest, batch, vector):
     assert len(list(store.files.segments.iterdir())) == 5 and store.verify() == 23
     for row in rows_of(open_store(), *names):
         np.testing.assert_array_equal(row.vector, vector(row.id).astype("<f2").astype(np.float32))
+
+
+def test_the_documented_format_reads_the_store_without_our_code(open_store, manifest, batch, vector, tmp_path):
+    """The program in docs/store-format.md, run as it stands there."""
+    page = (Path(__file__).parents[2] / "docs" / "store-format.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
+    store = open_store(segment_bytes=3 * 16 * 2)
+    store.write_manifest(manifest, None)
+    store.upsert(batch("a", "b", "c", "d", "e", bare=("b",)))
+    store.delete(["c"])
+    said: list[tuple] = []
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        names = {"print": lambda *values: said.append(values)}
+        exec(compile(program, "store-format.md", "exec"), names)  # our own page
+        names["db"].close()
+    finally:
+        os.chdir(here)
+    assert sorted(id for id, *_ in said) == ["a", "b", "d", "e"]
+    for id, metadata, document, stored in said:
+        assert (metadata, document) == ({"name": id}, f"text of {id}")
+        if id == "b":
+            assert stored is None
+        else:
+            np.testing.assert_array_equal(stored, vector(id).astype("<f2"))
