@@ -20,6 +20,7 @@ pytest.importorskip("chromadb", reason="chromadb is not installed: pip install '
 
 import chromadb
 from chromadb.config import Settings
+from chromadb.errors import InternalError
 
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import Row, RowBatch
@@ -399,15 +400,16 @@ class TestServer:
 class Failing:
     """A Chroma collection whose ``verb`` raises once."""
 
-    def __init__(self, collection: Any, verb: str) -> None:
+    def __init__(self, collection: Any, verb: str, error: Exception | None = None) -> None:
         self._collection, self._verb = collection, verb
+        self._error = error or RuntimeError("the disk is full")
 
     def __getattr__(self, name: str) -> Any:
         if name == self._verb:
             self._verb = ""
 
             def fail(**_: Any) -> None:
-                raise RuntimeError("the disk is full")
+                raise self._error
 
             return fail
         return getattr(self._collection, name)
@@ -534,6 +536,19 @@ class TestGraph:
             filtered = SearchRequest(query, stages, parse_filter({"a": {"$gt": 1}}))
             assert [r.rows for r in memory.search(filtered)] == [[], []]
         assert memory.count() == 0 and list(memory.scan()) == [] and memory.delete(["a"]) == 0
+
+    @pytest.mark.parametrize(("part", "verb"), [("coarse", "query"), ("full", "get")])
+    def test_a_delete_in_the_middle_of_a_read_is_waited_out(self, memory: ChromaBackend, part: str, verb: str) -> None:
+        """Chroma fails a read whose rows go between its look into SQLite and its look into the graph."""
+        stored = rows(20)
+        memory.upsert(batch(stored))
+        whole = memory._pair()
+        error = InternalError("Error executing plan: Internal error: Error finding id")
+        memory._collections._pair = replace(whole, **{part: Failing(getattr(whole, part), verb, error)})
+        query = stored[3].vector
+        assert query is not None
+        [ranking] = memory.search(SearchRequest(query[None, :], (Stage(COARSE, 10), Stage(DIM, 1))))
+        assert ranking.rows[0].id == "id3"
 
     def test_threads_write_and_read_at_once(self, memory: ChromaBackend) -> None:
         stored, errors = rows(200), []

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from mrl_retrieval.address import Address
@@ -36,11 +37,13 @@ try:
     from chromadb.api.models.Collection import Collection
     from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings, System
-    from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
+    from chromadb.errors import AuthorizationError, ChromaAuthError, InternalError, NotFoundError
 except ImportError as error:
     raise MissingExtra("the chroma backend", "chroma") from error
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "settled"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -242,6 +245,21 @@ class Connection:
                 "or set CHROMA_API_KEY"
             )
         return BackendError(f"{doing}: Chroma at {where} failed: {type(error).__name__}: {words}")
+
+
+def settled(read: Callable[[], T]) -> T:
+    """Do a read, and again where a delete got in its way.
+
+    Chroma finds rows in SQLite first and in the graph afterwards, and fails if they went in between.
+    """
+    for pause in (0.001, 0.004, 0.016, 0.064, 0.256):
+        try:
+            return read()
+        except InternalError as error:
+            if "Error finding id" not in str(error):
+                raise
+        time.sleep(pause)
+    return read()
 
 
 def _sessions(client: Any) -> Iterator[httpx.Client]:

@@ -7,11 +7,13 @@ out, so that an interrupted write leaves the old row or the new one, is in ``_ch
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ import numpy.typing as npt
 from mrl_retrieval.address import Address
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
-from mrl_retrieval.errors import CollectionNotFound, FilterError
+from mrl_retrieval.errors import BackendError, CollectionNotFound, FilterError
 from mrl_retrieval.filters import Filter, IdIn, lookup, order_error
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
@@ -27,7 +29,7 @@ from mrl_retrieval.scoring import cosine_scores, top_k
 from mrl_retrieval.two_stage import Candidates
 
 from . import _chroma_filters as filters
-from ._chroma_client import Connection
+from ._chroma_client import Connection, settled
 from ._chroma_collections import Collections, Pair
 from ._chroma_rows import IDS_PER_CALL, RowStore, parts
 
@@ -38,10 +40,33 @@ logger = logging.getLogger(__name__)
 # Asking for fewer results saves under 2 ms, and asking for this many makes small collections exact.
 _LEAST_RESULTS = 1000
 
+# How often a read is repeated that met a row in the middle of its deletion.
+_READ_AGAIN = 20
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _Fetch = Callable[[list[str]], tuple[list[str], FloatArray]]
 
 _LOCKS: dict[tuple[str, str], threading.RLock] = {}
 _LOCKS_LOCK = threading.Lock()
+
+
+def _read_again(read: Callable[P, R]) -> Callable[P, R]:
+    """Repeat a read that met a row in the middle of its deletion: Chroma then fails with words of its own index."""
+
+    @functools.wraps(read)
+    def reading(*args: P.args, **kwargs: P.kwargs) -> R:
+        for _ in range(_READ_AGAIN):
+            try:
+                return read(*args, **kwargs)
+            except BackendError as error:
+                if "Error finding id" not in str(error):
+                    raise
+                time.sleep(0.01)
+        return read(*args, **kwargs)
+
+    return reading
 
 
 class ChromaBackend(Backend):
@@ -136,6 +161,7 @@ class ChromaBackend(Backend):
 
     # -- reading -------------------------------------------------------------------------------------------
 
+    @_read_again
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         found: dict[str, Row] = {}
         for part in parts(dict.fromkeys(ids), IDS_PER_CALL):
@@ -144,6 +170,7 @@ class ChromaBackend(Backend):
             found.update((row.id, row) for row in batch.rows())
         return [found.get(id) for id in ids]
 
+    @_read_again
     def count(self, filter: Filter | None = None) -> int:
         with self._connection.errors("counting"):
             if filter is None:
@@ -159,34 +186,41 @@ class ChromaBackend(Backend):
             # All ids are read first: pages by offset would shift under a writer's feet.
             ids = self._rows.coarse_ids(pushed) + self._rows.bare_ids(pushed)
         for part in parts(ids, min(batch_size, IDS_PER_CALL)):
-            with self._connection.errors("reading rows"):
-                batch = self._rows.read(part, vectors=vectors, documents=documents)
-            yield batch
+            yield self._read_batch(part, vectors, documents)
 
+    @_read_again
+    def _read_batch(self, ids: list[str], vectors: bool, documents: bool) -> RowBatch:
+        with self._connection.errors("reading rows"):
+            return self._rows.read(ids, vectors=vectors, documents=documents)
+
+    @_read_again
     def fetch_vectors(self, ids: Sequence[str]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         with self._connection.errors("reading vectors"):
             return self._rows.full_vectors(list(ids))
 
     # -- search --------------------------------------------------------------------------------------------
 
+    @_read_again
     def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         if not len(vectors):
             return []
+        search = self._search_listed if isinstance(filter, IdIn) else self._search_where
         with self._connection.errors("searching"):
-            if isinstance(filter, IdIn):
-                return self._search_listed(vectors, limit, filter)
-            where = None if filter is None else filters.compile_where(filter)
-            asked = max(limit, _LEAST_RESULTS)
-            found = self._query(vectors, asked, limit, where=where)
-            shortest = min(n for _, n in found)
-            if shortest < asked:
-                # Either there are no more, or the graph has parts that cannot be reached (many equal vectors).
-                there = self._rows.coarse_ids(filter)
-                if shortest < len(there):
-                    return self._score(vectors, limit, there, self._rows.coarse_vectors)
-            return [candidates for candidates, _ in found]
+            return settled(lambda: search(vectors, limit, filter))
 
-    def _search_listed(self, vectors: FloatArray, limit: int, filter: IdIn) -> list[Candidates]:
+    def _search_where(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
+        where = None if filter is None else filters.compile_where(filter)
+        asked = max(limit, _LEAST_RESULTS)
+        found = self._query(vectors, asked, limit, where=where)
+        shortest = min(n for _, n in found)
+        if shortest < asked:
+            # Either there are no more, or the graph has parts that cannot be reached (many equal vectors).
+            there = self._rows.coarse_ids(filter)
+            if shortest < len(there):
+                return self._score(vectors, limit, there, self._rows.coarse_vectors)
+        return [candidates for candidates, _ in found]
+
+    def _search_listed(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         """Search among these ids only. Chroma fails on an unknown one, so they are looked up first."""
         ids = self._rows.coarse_ids(filter)
         best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in vectors]
@@ -211,6 +245,7 @@ class ChromaBackend(Backend):
             found.append((Candidates(*top_k(scores, ids, limit)), len(ids)))
         return found
 
+    @_read_again
     def exact_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         def fetch(ids: list[str]) -> tuple[list[str], FloatArray]:
             matrix, found = self._rows.full_vectors(ids)

@@ -163,6 +163,7 @@ def test_each_operator_alone_against_every_kind_of_value(store, op):
         "A",
         "Straße",
         "10",
+        "SS",
         [],
         ["a"],
         [1, True, None],
@@ -174,7 +175,7 @@ def test_each_operator_alone_against_every_kind_of_value(store, op):
     metadatas = [*({"a": value} for value in values), {}, {"b": 1}]
     fill(store, metadatas)
     operands = {
-        "$exists": [True, False], "$is_empty": [True, False], "$text": ["", "a", "STRASSE"], "$itext": ["", "A", "STRASSE"],
+        "$exists": [True, False], "$is_empty": [True, False], "$text": ["", "a", "STRASSE"], "$itext": ["", "A", "STRASSE", "ẞ"],
         "$in": [[], [1, "a", None], [[], {}, True]], "$nin": [[], [1, "a", None]], "$any": [[], ["a", 1]], "$all": [[], ["a"], [1, True]],
     }.get(op, [v for v in values if op in ("$eq", "$ne", "$contains") or (isinstance(v, (int, float, str)) and not isinstance(v, bool))])  # fmt: skip
     for operand in operands:
