@@ -11,12 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 from mrl_retrieval.address import Address
@@ -37,18 +36,17 @@ try:
     from chromadb.api.models.Collection import Collection
     from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings, System
-    from chromadb.errors import AuthorizationError, ChromaAuthError, InternalError, NotFoundError
+    from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 except ImportError as error:
     raise MissingExtra("the chroma backend", "chroma") from error
 
-__all__ = ["Connection", "settled"]
-
-T = TypeVar("T")
+__all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
 # Chroma creates and counts its shared systems without a lock of its own around both.
 _SYSTEMS = threading.RLock()
+_SHORTEST_SECRET = 4
 _DEFAULT_PORT = {"http": 8000, "https": 443}
 
 
@@ -227,7 +225,8 @@ class Connection:
     def _translated(self, doing: str, error: Exception) -> MRLError:
         words = str(error) or type(error).__name__
         for secret in self._headers.values():
-            words = words.replace(secret, "***")
+            if len(secret) >= _SHORTEST_SECRET:
+                words = words.replace(secret, "***")
         where = self.address.url or str(self._folder or "in memory")
         if isinstance(error, httpx.TransportError) or isinstance(error.__context__, httpx.TransportError):
             return BackendUnavailable(
@@ -245,21 +244,6 @@ class Connection:
                 "or set CHROMA_API_KEY"
             )
         return BackendError(f"{doing}: Chroma at {where} failed: {type(error).__name__}: {words}")
-
-
-def settled(read: Callable[[], T]) -> T:
-    """Do a read, and again where a delete got in its way.
-
-    Chroma finds rows in SQLite first and in the graph afterwards, and fails if they went in between.
-    """
-    for pause in (0.001, 0.004, 0.016, 0.064, 0.256):
-        try:
-            return read()
-        except InternalError as error:
-            if "Error finding id" not in str(error):
-                raise
-        time.sleep(pause)
-    return read()
 
 
 def _sessions(client: Any) -> Iterator[httpx.Client]:

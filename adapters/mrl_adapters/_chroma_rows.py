@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -25,7 +24,6 @@ from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, prefix
 
 from . import _chroma_filters as filters
-from ._chroma_client import settled
 from ._chroma_collections import Pair
 
 __all__ = ["IDS_PER_CALL", "RowStore", "parts"]
@@ -185,7 +183,7 @@ class RowStore:
         n = 0
         for part in parts(dict.fromkeys(ids), IDS_PER_CALL // 2):
             records = [f"{slot}:{id}" for slot in (0, 1) for id in part]
-            answer = settled(partial(pair.full.get, ids=records, include=["embeddings"]))
+            answer = pair.full.get(ids=records, include=["embeddings"])
             for i, record in enumerate(answer["ids"], start=n):
                 at[record[0] == "1"][record[2:]] = i
             if answer["ids"]:

@@ -29,7 +29,7 @@ from mrl_retrieval.scoring import cosine_scores, top_k
 from mrl_retrieval.two_stage import Candidates
 
 from . import _chroma_filters as filters
-from ._chroma_client import Connection, settled
+from ._chroma_client import Connection
 from ._chroma_collections import Collections, Pair
 from ._chroma_rows import IDS_PER_CALL, RowStore, parts
 
@@ -37,7 +37,7 @@ __all__ = ["ChromaBackend"]
 
 logger = logging.getLogger(__name__)
 
-# Asking for fewer results saves under 2 ms, and asking for this many makes small collections exact.
+# Asking for fewer results saves about 2 ms; asking for this many widens the search, and makes small collections exact.
 _LEAST_RESULTS = 1000
 
 # How often a read is repeated that met a row in the middle of its deletion.
@@ -206,7 +206,7 @@ class ChromaBackend(Backend):
             return []
         search = self._search_listed if isinstance(filter, IdIn) else self._search_where
         with self._connection.errors("searching"):
-            return settled(lambda: search(vectors, limit, filter))
+            return search(vectors, limit, filter)
 
     def _search_where(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         where = None if filter is None else filters.compile_where(filter)
