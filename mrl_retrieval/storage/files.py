@@ -138,7 +138,9 @@ def check_place(store: Path) -> bool:
     try:
         text = marker.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return _check_free(store)
+        if _check_free(store):
+            return False
+        return check_place(store)
     except OSError as error:
         raise NotACollection(f"{marker} cannot be read ({error}); expected the marker file of a store") from error
     try:
@@ -161,10 +163,11 @@ def check_place(store: Path) -> bool:
 
 
 def _check_free(store: Path) -> bool:
+    """Whether nothing is there. False: somebody made a store of it since its marker was looked for."""
     try:
         names = [entry.name for entry in store.iterdir() if not entry.name.startswith(_TEMPORARY)]
     except FileNotFoundError:
-        return False
+        return True
     except NotADirectoryError as error:
         raise NotACollection(
             f"{store} is a file, or lies below one, expected a folder: give the path of a folder that is new, empty, "
@@ -172,12 +175,14 @@ def _check_free(store: Path) -> bool:
         ) from error
     except OSError as error:
         raise NotACollection(f"{store} cannot be read ({error}), expected a folder: check its permissions") from error
+    if names and (store / MARKER).exists():
+        return False
     if names:
         raise NotACollection(
             f"{store} holds {sorted(names)[0]!r} and {len(names) - 1} more, but no {MARKER}, so this library did not "
             "make it: give the path of a folder that is new, empty, or made by this backend"
         )
-    return False
+    return True
 
 
 def collection_names(store: Path) -> list[str]:

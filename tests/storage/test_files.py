@@ -2,12 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from mrl_retrieval.errors import CollectionNotFound, NewerFormatError, NotACollection
 from mrl_retrieval.storage import CollectionFiles, check_place, collection_names
-from mrl_retrieval.storage.files import write_atomically
+from mrl_retrieval.storage.files import MARKER, write_atomically
 
 
 def test_opening_creates_nothing(open_store, tmp_path):
@@ -61,6 +62,21 @@ def test_an_empty_folder_and_one_with_a_killed_writers_leftover_are_free(tmp_pat
     assert check_place(tmp_path)
     assert json.loads((tmp_path / "mrl-store.json").read_text()) == {"format": "mrl-store", "version": 1}
     assert collection_names(tmp_path) == []
+
+
+def test_a_store_that_is_made_while_the_folder_is_looked_at(store, tmp_path, monkeypatch):
+    read = Path.read_bytes
+    missing = [tmp_path / "kb" / MARKER]
+
+    def too_early(path):
+        if path in missing:
+            missing.remove(path)
+            raise FileNotFoundError(path)
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", too_early)
+    assert check_place(tmp_path / "kb")
+    assert not missing
 
 
 def test_drop_takes_nothing_that_is_not_ours(store, tmp_path):
