@@ -14,6 +14,7 @@ __all__ = ["DEFAULT_COLLECTION", "Address", "check_collection_name"]
 DEFAULT_COLLECTION = "default"
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _SCHEME = re.compile(r"[a-z][a-z0-9_-]*")
+_TRANSPORTS = ("http", "https", "postgresql")
 
 
 def check_collection_name(name: str) -> str:
@@ -45,7 +46,8 @@ class Address:
     path: str = ""
     """A folder; ``""`` or ``":memory:"``: in this process only."""
     url: str = ""
-    """``http://host:port`` of a server, without user, password or query; ``""``: none."""
+    """``http://host:port`` of a server (``postgresql://host:port/database``), without user, password or query; ``""``:
+    none."""
     collection: str = DEFAULT_COLLECTION
 
     @classmethod
@@ -72,8 +74,10 @@ class Address:
                     f"or '{scheme}:./folder'"
                 )
             return cls(scheme, path=body, collection=collection)
-        if transport not in ("http", "https"):
-            raise AddressError(f"address {_masked(text)!r}: transport {transport!r} is unknown; use http or https")
+        if transport not in _TRANSPORTS:
+            raise AddressError(
+                f"address {_masked(text)!r}: transport {transport!r} is unknown; known: {', '.join(_TRANSPORTS)}"
+            )
         try:
             parts = urlsplit(f"{transport}:{body}")
             port, host = parts.port, parts.hostname

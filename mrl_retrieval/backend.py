@@ -63,6 +63,8 @@ class Capabilities:
     """A place can be open only once at a time, even for reading."""
     server_side_rerank: bool = False
     """Both stages run in the database, in one round trip."""
+    server_side_funnel: bool = False
+    """A funnel of any length runs in the database too, in the same round trip."""
     filter_operators: frozenset[str] = frozenset()
     """Operators pushed down into the coarse stage; the core resolves the others to an allow-list of ids."""
     exact_search: bool = False
@@ -71,6 +73,8 @@ class Capabilities:
     """The coarse stage may miss some of the true best prefixes (a graph or inverted index)."""
     vector_dtype: str = "float32"
     """How fine vectors are stored."""
+    quantization: frozenset[str] = frozenset()
+    """Ways to store the coarse vectors smaller, as the option ``coarse_quantization`` takes them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -159,11 +159,16 @@ def as_encoder(obj: Any, name: str | None = None) -> Encoder:
     if any(kind.__module__.split(".")[0] == "sentence_transformers" for kind in type(obj).__mro__):
         from .encoders.sentence_transformers import SentenceTransformerEncoder
 
-        return SentenceTransformerEncoder(obj)
+        wrapped = SentenceTransformerEncoder(obj)
+        if name is not None:
+            wrapped.identity = replace(wrapped.identity, model=name)
+        return wrapped
     max_tokens = getattr(obj, "max_tokens", None)
     if callable(getattr(obj, "encode_document", None)):
         card = getattr(obj, "identity", None)
         found = card if isinstance(card, EncoderCard) else None
+        if found and name is not None:
+            found = replace(found, model=name)
         return _wrap(obj.encode_document, getattr(obj, "encode_query", obj.encode_document), name, found, max_tokens)
     if callable(getattr(obj, "embed_documents", None)) and callable(getattr(obj, "embed_query", None)):
         embed_query = obj.embed_query

@@ -1,5 +1,13 @@
-"""Fixtures for the whole suite."""
+"""Fixtures for the whole suite, and the check that it skips what it is known to skip."""
+
+import pytest
 
 from tests.servers import chroma_server
+from tests.skips import SkipCheck
 
-__all__ = ["chroma_server"]
+__all__ = ["chroma_server", "pytest_configure"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SkipCheck(config), "skip-check")

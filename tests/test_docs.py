@@ -8,6 +8,7 @@ import pytest
 
 from mrl_retrieval import backend_names, encoder_names
 from mrl_retrieval.filters import LOGICAL, OPERATORS
+from tests import capability_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -38,3 +39,8 @@ def test_every_name_is_in_the_docs() -> None:
         assert f"`{name}`" in text or f"{name}:" in text, f"{name} is in no page"
     filters = (ROOT / "docs" / "filters.md").read_text(encoding="utf-8")
     assert all(f"{op}" in filters for op in OPERATORS | LOGICAL)
+
+
+def test_the_table_of_backends_is_what_they_declare() -> None:
+    found = capability_table.in_page(capability_table.PAGE.read_text(encoding="utf-8"))
+    assert found == capability_table.table(), "run `python -m tests.capability_table`"

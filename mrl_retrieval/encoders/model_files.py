@@ -13,7 +13,7 @@ from typing import Any
 
 __all__ = ["cached_snapshot", "fingerprint", "hub_error", "quiet_loading"]
 
-_CONFIGURATION = frozenset({"modules.json", "config.json", "tokenizer.json", "vocab.txt"})
+_CONFIGURATION = frozenset({"modules.json", "config.json", "sentence_bert_config.json", "tokenizer.json", "vocab.txt"})
 _WEIGHTS = frozenset({".safetensors", ".bin"})
 _SAMPLES = 256
 _SAMPLE_BYTES = 4096

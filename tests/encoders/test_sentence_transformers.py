@@ -250,6 +250,12 @@ def test_no_name_where_a_name_would_not_bring_the_same_encoder_back(model):
     assert SentenceTransformerEncoder(FOLDER, device="cpu", local_files_only=True).identity.name
 
 
+def test_an_object_takes_the_name_it_is_given(model):
+    card = as_encoder(model, name="our-model").identity
+    assert (card.model, card.name, card.dim) == ("our-model", None, 384)
+    assert as_encoder(model).identity.model != "our-model"
+
+
 def test_fingerprint(tmp_path):
     copy = tmp_path / "elsewhere"
     shutil.copytree(FOLDER, copy)
@@ -268,6 +274,11 @@ def test_fingerprint(tmp_path):
     assert model_files.fingerprint(copy) != original
     shutil.copy(FOLDER / "model.safetensors", weights)
     assert model_files.fingerprint(copy) == original
+
+    context = copy / "sentence_bert_config.json"
+    context.write_text(context.read_text().replace("256", "128"))
+    assert model_files.fingerprint(copy) != original
+    shutil.copy(FOLDER / "sentence_bert_config.json", context)
 
     pooling = copy / "1_Pooling" / "config.json"
     pooling.write_text(pooling.read_text().replace('"pooling_mode_mean_tokens": true', '"pooling_mode_mean_tokens": 0'))
