@@ -17,6 +17,7 @@ from mrl_retrieval.registry import open_backend
 
 PAGE = Path(__file__).parent.parent / "docs" / "backends.md"
 BEGIN, END = "<!-- capabilities: begin -->\n", "<!-- capabilities: end -->"
+_REWRITTEN = {"$ne", "$nin"}  # parsing makes $not of them, so no backend ever sees one
 _AT = {"memory": "memory:table", "pgvector": "pgvector:"}
 
 
@@ -39,7 +40,7 @@ ROWS: list[tuple[str, Callable[[Capabilities], str]]] = [
     ("coarse stage may miss some", lambda c: _yes(c.approximate_coarse)),
     ("full vectors stored as", lambda c: c.vector_dtype),
     ("coarse vectors quantised", lambda c: _listed(c.quantization - {"none"})),
-    ("filters resolved outside", lambda c: _listed(OPERATORS - c.filter_operators)),
+    ("filters resolved outside", lambda c: _listed(OPERATORS - _REWRITTEN - c.filter_operators)),
 ]
 
 
