@@ -154,6 +154,10 @@ class Collection:
         )
 
     def _hold_to(self, manifest: Manifest) -> None:
+        if manifest.origin is not None and not manifest.origin.get("complete", True):
+            logger.warning(
+                "%s is an unfinished copy of %s: run the copy again", self.where, manifest.origin.get("source")
+            )
         check_dims(manifest, self._coarse_dims, self._fine_dims, self._dim, self.where)
         if self._encoder is not None:
             identity.check_card(manifest, self._encoder, self.where)

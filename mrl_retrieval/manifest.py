@@ -77,6 +77,8 @@ class Manifest:
     """Fingerprint of the rotation applied before truncation; None: none."""
     plan: dict[str, Any] | None = None
     """A stored search plan: defaults for arguments that are not given."""
+    origin: dict[str, Any] | None = None
+    """Where the rows of a copy came from: ``source``, ``source_id`` (its collection id) and ``complete``."""
     collection_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     """Made once with the collection; tells one collection from a later one of the same name."""
     created_with: str = ""
@@ -95,6 +97,7 @@ class Manifest:
             "metric": self.metric,
             "rotation": self.rotation,
             "plan": self.plan,
+            "origin": self.origin,
             "collection_id": self.collection_id,
             "created_with": self.created_with,
         }
@@ -147,6 +150,7 @@ class Manifest:
                 metric=value["metric"],
                 rotation=value["rotation"],
                 plan=value["plan"],
+                origin=value.get("origin"),
                 collection_id=value["collection_id"],
                 created_with=value["created_with"],
             )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 
 from .backend import Backend, BackendStats
 from .collection import Collection, check_known
+from .copying import CopyReport, copy_collection
 from .documents import Row, RowBatch, SearchResult, check_id
 from .encoder import Encoder
 from .errors import CollectionNotFound, DimensionError, InvalidInput, MRLError
@@ -25,6 +27,7 @@ from .manifest import Manifest
 from .matryoshka import FloatArray, as_vectors, normalize, prefix
 from .progress import progress_report
 from .registry import open_backend
+from .retrying import repeated
 from .searching import PreparedSearch, SearchOptions
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
 
@@ -318,6 +321,37 @@ class MatryoshkaRetriever:
 
     # -- the rest ------------------------------------------------------------------------------------------
 
+    def copy_to(
+        self,
+        target: str | Backend,
+        *,
+        allow_lossy: bool = False,
+        batch_size: int = 1000,
+        progress: bool | Callable[[int, int | None], None] = False,
+        backend_options: Mapping[str, Any] | None = None,
+    ) -> CopyReport:
+        """Copy the collection to another address, on any backend, vectors and all: no encoder is called.
+
+        An interrupted copy is taken up by calling it again; at the end every row has been read back and compared.
+
+        Args:
+            target: an address where there is no collection yet, or an earlier copy of this one; or an open backend.
+            allow_lossy: copy even where one of the two stores vectors with less precision than the other.
+            batch_size: rows read and written at a time.
+            progress: True draws a bar on stderr; a function is called with rows done and their total.
+            backend_options: of the target, where ``target`` is an address.
+
+        Raises:
+            CollectionNotFound: nothing was indexed yet.
+            ConflictError: another collection is there, or this one was written to all the time.
+            InvalidInput: precision would be lost, and ``allow_lossy`` is False.
+        """
+        size = check_positive(batch_size, "batch_size")
+        if isinstance(target, Backend):
+            return copy_collection(self._backend, target, allow_lossy=allow_lossy, batch_size=size, progress=progress)
+        with open_backend(target, **(backend_options or {})) as backend:
+            return copy_collection(self._backend, backend, allow_lossy=allow_lossy, batch_size=size, progress=progress)
+
     @property
     def backend(self) -> Backend:
         """The database behind this retriever."""
@@ -375,15 +409,14 @@ class MatryoshkaRetriever:
                 f"the vectors have {vectors.shape[1]} components, the collection's have {manifest.dim}; use the "
                 "encoder it was made with"
             )
-        self._backend.upsert(
-            RowBatch(
-                ids=[batch.ids[i] for i in kept],
-                documents=[batch.documents[i] for i in kept],
-                metadatas=[batch.metadatas[i] for i in kept],
-                vectors=prefix(vectors, manifest.fine_dims),
-                has_vector=batch.has_vector[kept],
-            )
+        rows = RowBatch(
+            ids=[batch.ids[i] for i in kept],
+            documents=[batch.documents[i] for i in kept],
+            metadatas=[batch.metadatas[i] for i in kept],
+            vectors=prefix(vectors, manifest.fine_dims),
+            has_vector=batch.has_vector[kept],
         )
+        repeated(partial(self._backend.upsert, rows), f"writing {len(rows)} rows to {self._collection.where}")
 
     def _encode(
         self, encoder: Encoder, texts: list[str], *, queries: bool, kwargs: Mapping[str, Any] | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import Any, TextIO
 
-__all__ = ["filter_json", "positive"]
+__all__ = ["add_progress", "backend_option", "filter_json", "positive", "wants_progress"]
 
 
 def positive(text: str) -> int:
@@ -31,3 +31,26 @@ def filter_json(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object such as '{{\"year\": 2020}}', got {text!r}")
     return value
+
+
+def backend_option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``; a value that is JSON is taken as such, everything else as a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as fine_dtype=float32, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """``--progress`` and ``--no-progress``."""
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--progress", action="store_true", help="show a progress line even where stderr is no terminal")
+    shown.add_argument("--no-progress", action="store_true", help="show none")
+
+
+def wants_progress(arguments: argparse.Namespace, stream: TextIO) -> bool:
+    """Whether to show progress: as asked, else on a terminal."""
+    return bool(arguments.progress or (stream.isatty() and not arguments.no_progress))

@@ -18,7 +18,7 @@ from mrl_retrieval.registry import open_backend
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import positive
+from .arguments import add_progress, positive, wants_progress
 from .output import Output, plural
 from .progress import ProgressLine
 
@@ -101,9 +101,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=256, metavar="N", help="rows encoded and written at a time (256)"
     )
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--progress", action="store_true", help="show a progress line even where stderr is no terminal")
-    shown.add_argument("--no-progress", action="store_true", help="show none")
+    add_progress(parser)
     parser.set_defaults(run=run)
 
 
@@ -112,7 +110,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     options = _options(arguments)
     sources, scope = find_files(arguments.paths, globs=arguments.glob or TEXT_GLOBS, relative_to=arguments.relative_to)
     began = time.perf_counter()
-    line = ProgressLine(sys.stderr, shown=arguments.progress or (sys.stderr.isatty() and not arguments.no_progress))
+    line = ProgressLine(sys.stderr, shown=wants_progress(arguments, sys.stderr))
     backend = open_backend(arguments.to)
     try:
         exists = backend.read_manifest() is not None

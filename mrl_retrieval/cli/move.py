@@ -1,0 +1,70 @@
+"""``mrl copy``: a collection from one database to another."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from mrl_retrieval.copying import copy_collection
+from mrl_retrieval.registry import open_backend
+
+from .arguments import add_progress, backend_option, positive, wants_progress
+from .output import Output, plural
+
+__all__ = ["add_parsers"]
+
+_DESCRIPTION = """Copy a collection from one address to another, on any backend, vectors and all. No encoder is called.
+
+The target must not exist yet, or be an earlier copy of the same source: an interrupted copy is taken up by running
+it again, and rows written to the source since then are brought over. At the end every row has been read back and
+compared."""
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "copy",
+        help="copy a collection to another database",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="address of the collection")
+    parser.add_argument("target", metavar="TARGET", help="address of the copy")
+    parser.add_argument(
+        "--allow-lossy", action="store_true", help="copy even where one side stores vectors less precisely"
+    )
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-option", action="append", type=backend_option, default=[], metavar="NAME=VALUE",
+            help=f"an option of the {side}'s backend, such as fine_dtype=float32; may be repeated",
+        )  # fmt: skip
+    parser.add_argument("--batch-size", type=positive, default=1000, metavar="N", help="rows at a time (1000)")
+    add_progress(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Copy, and say what was done."""
+    began = time.perf_counter()
+    with (
+        open_backend(arguments.source, **dict(arguments.source_option)) as source,
+        open_backend(arguments.target, **dict(arguments.target_option)) as target,
+    ):
+        report = copy_collection(
+            source,
+            target,
+            allow_lossy=arguments.allow_lossy,
+            batch_size=arguments.batch_size,
+            progress=wants_progress(arguments, sys.stderr),
+        )
+    seconds = time.perf_counter() - began
+    if report.loss:
+        output.line(f"note: {report.loss}")
+    output.line(
+        f"{report.target} holds {plural(report.rows, 'row')}, {report.vectors:,} with a vector, each compared with "
+        f"{report.source}; {report.written:,} written, {report.removed:,} removed in {seconds:.1f} s."
+    )
+    return 0
