@@ -61,6 +61,10 @@ class Address:
             raise AddressError(f"an address is a string such as 'faiss:./kb', got {type(text).__name__}")
         head, sep, rest = text.partition(":")
         scheme, plus, transport = head.partition("+")
+        if sep and _SCHEME.fullmatch(scheme.lower()) and scheme != scheme.lower():
+            raise AddressError(
+                f"address {_masked(text)!r}: write the scheme in small letters, {scheme.lower() + ':'!r}"
+            )
         if not sep or not _SCHEME.fullmatch(scheme):
             raise AddressError(
                 f"address {_masked(text)!r} has no scheme; write 'memory:', 'faiss:./folder', "
@@ -72,6 +76,10 @@ class Address:
                 raise AddressError(
                     f"address {_masked(text)!r} looks like a URL; write '{scheme}+http:{_masked(body)}' for a server, "
                     f"or '{scheme}:./folder'"
+                )
+            if body.startswith("file:"):
+                raise AddressError(
+                    f"address {_masked(text)!r} holds a URL of a file; write the path itself, as in '{scheme}:/folder'"
                 )
             return cls(scheme, path=body, collection=collection)
         if transport not in _TRANSPORTS:
@@ -117,12 +125,14 @@ def _split_options(rest: str, text: str) -> tuple[str, str]:
     body, sep, options = rest.rpartition("?")
     if not sep:
         return rest, DEFAULT_COLLECTION
-    collection = DEFAULT_COLLECTION
+    collection = ""
     for key, value in parse_qsl(options, keep_blank_values=True) or [(options, "")]:
         if key != "collection":
             raise AddressError(f"address {_masked(text)!r}: unknown option {key!r}; known: collection")
+        if collection:
+            raise AddressError(f"address {_masked(text)!r} names two collections, {collection!r} and {value!r}")
         collection = check_collection_name(value)
-    return body, collection
+    return body, collection or DEFAULT_COLLECTION
 
 
 def _masked(text: str) -> str:

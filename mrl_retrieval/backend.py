@@ -27,7 +27,7 @@ import numpy.typing as npt
 from .address import Address
 from .documents import Row, RowBatch
 from .errors import CollectionNotFound
-from .filters import Filter, IdIn, check_order, leaves, matches
+from .filters import Filter, IdIn, leaves, matches
 from .manifest import Manifest
 from .matryoshka import FloatArray
 from .scoring import cosine_scores, top_k
@@ -251,7 +251,6 @@ class Backend(ABC):
         """Ids of the rows that match, by reading all metadata and evaluating the filter here."""
         for batch in self.scan(documents=False):
             for id, metadata in zip(batch.ids, batch.metadatas, strict=True):
-                check_order(filter, id, metadata)
                 if matches(filter, id, metadata):
                     yield id
 
@@ -264,8 +263,9 @@ class Backend(ABC):
     def flush(self) -> None:
         """Write caches that make the next opening faster. Rows are durable without it."""
 
-    def repair(self) -> None:
-        """Bring back in order what an interrupted write left behind. Nothing to do where there are transactions."""
+    def repair(self) -> Any:
+        """Bring back in order what an interrupted write left behind. Nothing to do where there are transactions. A
+        backend may return a report of what it did."""
 
     @abstractmethod
     def close(self) -> None:

@@ -158,7 +158,7 @@ class Collection:
             logger.warning(
                 "%s is an unfinished copy of %s: run the copy again", self.where, manifest.origin.get("source")
             )
-        check_dims(manifest, self._coarse_dims, self._fine_dims, self._dim, self.where)
+        check_dims(manifest, self._coarse_dims, self._fine_dims, self._stages, self._dim, self.where)
         if self._encoder is not None:
             identity.check_card(manifest, self._encoder, self.where)
             if manifest.encoder is None:

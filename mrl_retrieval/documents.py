@@ -31,6 +31,7 @@ __all__ = [
     "check_document",
     "check_id",
     "check_metadata",
+    "check_query",
     "content_id",
 ]
 
@@ -38,6 +39,9 @@ __all__ = [
 _CONTENT_NAMESPACE = uuid.UUID("6c1f3c5e-0a8e-5a4b-9d6e-2f6d726c0001")
 
 _INT64 = 2**63
+
+MOST_LEVELS = 64
+"""How deep metadata may be nested: deeper, the JSON of one database or another gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +148,28 @@ def check_id(value: Any, position: int) -> str:
         InvalidInput: it is empty, or neither of the two, or not encodable as UTF-8.
     """
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
+        try:
+            return str(int(value))
+        except ValueError as error:  # Python refuses to write numbers of thousands of digits
+            raise InvalidInput(
+                f"ids[{position}] is a number of {int(value).bit_length()} bits; use a string"
+            ) from error
     if not isinstance(value, str):
         raise InvalidInput(f"ids[{position}] is {value!r} of type {type(value).__name__}; an id is a string or an int")
     if not value:
         raise InvalidInput(f"ids[{position}] is empty; give every row an id, or ids=None to have them made")
     return _check_text(value, f"ids[{position}]")
+
+
+def check_query(value: Any, position: int) -> str:
+    """A text that can be searched for.
+
+    Raises:
+        InvalidInput: it is no string, or not encodable as UTF-8.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"queries[{position}] is {type(value).__name__}, expected str")
+    return _check_text(value, f"queries[{position}]")
 
 
 def check_document(value: Any, position: int, *, optional: bool = False) -> str | None:
@@ -184,7 +204,7 @@ def check_metadata(value: Any, position: int) -> Metadata:
     return checked
 
 
-def _check_json(value: Any, path: str) -> Any:
+def _check_json(value: Any, path: str, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if type(value) is str:
@@ -197,14 +217,20 @@ def _check_json(value: Any, path: str) -> Any:
         if not math.isfinite(value):
             raise InvalidInput(f"{path} is {value}; JSON has no such number, use None")
         return value
+    if depth == MOST_LEVELS and isinstance(value, (Mapping, list)):
+        start = path if len(path) <= 60 else f"{path[:60]}…"
+        raise InvalidInput(
+            f"{start} is nested more than {MOST_LEVELS} levels deep (or holds itself); "
+            "store such a thing as a JSON string"
+        )
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
                 raise InvalidInput(f"{path} has the key {key!r} of type {type(key).__name__}; keys are strings")
             _check_text(key, f"a key of {path}")
-        return {key: _check_json(item, f"{path}.{key}") for key, item in value.items()}
+        return {key: _check_json(item, f"{path}.{key}", depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_check_json(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        return [_check_json(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
     raise InvalidInput(
         f"{path} is {type(value).__name__}, which does not come back from JSON as it was; convert it first "
         "(numbers with int() or float(), dates with .isoformat(), tuples and sets with list())"

@@ -25,9 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import repr as repr_short
 from typing import Any
 
-from .documents import canonical_json
+import numpy as np
+
+from .documents import MOST_LEVELS, canonical_json
 from .errors import FilterError
 
 __all__ = [
@@ -126,35 +129,39 @@ def parse_filter(value: Mapping[str, Any] | Filter | None) -> Filter | None:
     return _parse(value) if value else None
 
 
-def _parse(value: Any) -> Filter:
+def _parse(value: Any, depth: int = 0) -> Filter:
+    if depth > MOST_LEVELS:
+        raise FilterError(f"the filter is nested more than {MOST_LEVELS} levels deep; write it flatter")
     if isinstance(value, Filter):
         return value
     if not isinstance(value, Mapping) or not value:
-        raise FilterError(f"expected a filter, a dict with at least one key, got {value!r}")
-    parts = [_parse_key(key, operand) for key, operand in value.items()]
+        raise FilterError(f"expected a filter, a dict with at least one key, got {repr_short(value)}")
+    parts = [_parse_key(key, operand, depth + 1) for key, operand in value.items()]
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _parse_key(key: Any, operand: Any) -> Filter:
+def _parse_key(key: Any, operand: Any, depth: int) -> Filter:
     if not isinstance(key, str):
         raise FilterError(f"a filter key is a string, got {key!r} of type {type(key).__name__}")
     if key in ("$and", "$or"):
         if not isinstance(operand, (list, tuple)) or not operand:
-            raise FilterError(f"{key} takes a list of at least one filter, got {operand!r}")
-        parts = tuple(_parse(part) for part in operand)
+            raise FilterError(f"{key} takes a list of at least one filter, got {repr_short(operand)}")
+        parts = tuple(_parse(part, depth) for part in operand)
         return And(parts) if key == "$and" else Or(parts)
     if key == "$not":
-        return Not(_parse(operand))
+        return Not(_parse(operand, depth))
     if key.startswith("$"):
         hint = "it belongs under a field" if key in OPERATORS else f"known: {_known()}"
         raise FilterError(f"operator {key!r} cannot stand here; {hint}, as in {{'year': {{'$gte': 2020}}}}")
     path = tuple(key.split("."))
     if not all(path):
         raise FilterError(f"the path {key!r} has an empty part; write it as 'outer.inner'")
-    return _parse_field(path, operand)
+    return _parse_field(path, operand, depth)
 
 
-def _parse_field(path: tuple[str, ...], operand: Any) -> Filter:
+def _parse_field(path: tuple[str, ...], operand: Any, depth: int) -> Filter:
+    if depth > MOST_LEVELS:
+        raise FilterError(f"the filter is nested more than {MOST_LEVELS} levels deep; write it flatter")
     if not isinstance(operand, Mapping):
         return _compare(path, "$eq", operand)
     if not operand:
@@ -162,7 +169,7 @@ def _parse_field(path: tuple[str, ...], operand: Any) -> Filter:
     parts: list[Filter] = []
     for op, value in operand.items():
         if op == "$not":
-            parts.append(Not(_parse_field(path, value)))
+            parts.append(Not(_parse_field(path, value, depth + 1)))
         else:
             parts.append(_compare(path, op, value))
     return parts[0] if len(parts) == 1 else And(tuple(parts))
@@ -177,8 +184,10 @@ def _compare(path: tuple[str, ...], op: Any, value: Any) -> Filter:
         raise FilterError(f"unknown operator {op!r} on {name!r}; known: {_known()}{hint}")
 
     def wrong(expected: str) -> FilterError:
-        return FilterError(f"{op} on {name!r} takes {expected}, got {value!r} of type {type(value).__name__}")
+        return FilterError(f"{op} on {name!r} takes {expected}, got {repr_short(value)} of type {type(value).__name__}")
 
+    if isinstance(value, np.generic):
+        value = value.item()
     if op in ORDER:
         if order_kind(value) is None:
             raise wrong("a number or a string")
@@ -204,14 +213,18 @@ def _compare(path: tuple[str, ...], op: Any, value: Any) -> Filter:
     return Compare(path, op, value)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """A deep copy in plain lists and dicts, so that later changes to the caller's dict do not reach the tree."""
+    if depth > MOST_LEVELS:
+        raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise TypeError("keys must be strings")
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, str):
         value.encode("utf-8")  # a lone surrogate is a ValueError
     return value

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .documents import Metadata, check_document, check_id, check_metadata, content_id
 from .errors import DimensionError, DuplicateIdError, InvalidInput, MRLError
-from .matryoshka import FloatArray, as_vectors
+from .matryoshka import FloatArray, as_vectors, number_of_axes
 
 __all__ = ["InputBatch", "input_batches"]
 
@@ -84,6 +84,7 @@ class _Reader:
         self._dim = dim
         self._position = 0
         self._seen: dict[str, int] = {}
+        self._made: dict[str, int] = {}
 
     def batches(self, size: int) -> Iterator[InputBatch]:
         iterators = {name: iter(column) for name, column in self._columns.items()}
@@ -119,12 +120,24 @@ class _Reader:
 
     def _id(self, value: Any, position: int, document: str | None, metadata: Metadata) -> str:
         if value is None:
-            return content_id(document, metadata)
+            id = content_id(document, metadata)
+            self._made.setdefault(id, position)
+            if id in self._seen:
+                raise DuplicateIdError(
+                    f"the id made from the content at position {position} is {id!r}, which was given at position "
+                    f"{self._seen[id]}: give every row its own id"
+                )
+            return id
         id = check_id(value, position)
         if id in self._seen:
             raise DuplicateIdError(
                 f"id {id!r} is given twice, at positions {self._seen[id]} and {position}; give every row its own id, "
                 "or leave ids out to have equal rows share one"
+            )
+        if id in self._made:
+            raise DuplicateIdError(
+                f"id {id!r}, given at position {position}, is the one made from the content at position "
+                f"{self._made[id]}: give every row its own id"
             )
         self._seen[id] = position
         return id
@@ -133,7 +146,7 @@ class _Reader:
         has_vector = np.array([v is not None for v in vectors], dtype=np.bool_)
         present = np.flatnonzero(has_vector)
         for i in present:
-            if np.ndim(vectors[i]) != 1:
+            if number_of_axes(vectors[i], f"vectors[{first + int(i)}]") != 1:
                 raise DimensionError(
                     f"vectors[{first + int(i)}] has shape {np.shape(vectors[i])}, expected one vector of shape (D,)"
                 )

@@ -79,6 +79,10 @@ class Manifest:
     """A stored search plan: defaults for arguments that are not given."""
     origin: dict[str, Any] | None = None
     """Where the rows of a copy came from: ``source``, ``source_id`` (its collection id) and ``complete``."""
+    moved_to: str | None = None
+    """Name of the collection, at the same place, that holds the rows now: a later generation of this one."""
+    previous: str | None = None
+    """Where ``moved_to`` is set: the generation before, which a rollback goes back to."""
     collection_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     """Made once with the collection; tells one collection from a later one of the same name."""
     created_with: str = ""
@@ -98,6 +102,8 @@ class Manifest:
             "rotation": self.rotation,
             "plan": self.plan,
             "origin": self.origin,
+            "moved_to": self.moved_to,
+            "previous": self.previous,
             "collection_id": self.collection_id,
             "created_with": self.created_with,
         }
@@ -151,6 +157,8 @@ class Manifest:
                 rotation=value["rotation"],
                 plan=value["plan"],
                 origin=value.get("origin"),
+                moved_to=value.get("moved_to"),
+                previous=value.get("previous"),
                 collection_id=value["collection_id"],
                 created_with=value["created_with"],
             )

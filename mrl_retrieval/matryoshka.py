@@ -19,7 +19,7 @@ from .errors import DimensionError, InvalidInput, NonFiniteError
 
 FloatArray = npt.NDArray[np.float32]
 
-__all__ = ["FloatArray", "as_vectors", "check_dim", "ladder", "normalize", "prefix"]
+__all__ = ["FloatArray", "as_vectors", "check_dim", "ladder", "normalize", "number_of_axes", "prefix"]
 
 
 def as_vectors(values: Any, *, dim: int | None = None, what: str = "vectors", first_row: int = 0) -> FloatArray:
@@ -72,6 +72,18 @@ def as_vectors(values: Any, *, dim: int | None = None, what: str = "vectors", fi
             "finite float32: drop the row or repair the encoder"
         )
     return vectors
+
+
+def number_of_axes(values: Any, what: str) -> int:
+    """0 for a number, 1 for a vector, 2 for a matrix.
+
+    Raises:
+        InvalidInput: it is ragged, so that it has no shape.
+    """
+    try:
+        return int(np.ndim(values))
+    except ValueError as error:
+        raise InvalidInput(f"{what} must be a rectangle of real numbers: {error}") from error
 
 
 def normalize(vectors: npt.NDArray[Any]) -> FloatArray:

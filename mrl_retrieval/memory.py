@@ -15,7 +15,7 @@ import numpy as np
 from .address import Address
 from .backend import Backend, BackendStats, Capabilities
 from .documents import Row, RowBatch
-from .errors import ConflictError
+from .errors import BackendError, ConflictError, InvalidInput
 from .filters import OPERATORS, Filter, check_order, matches
 from .manifest import Manifest
 from .matryoshka import FloatArray, prefix
@@ -53,14 +53,21 @@ class MemoryBackend(Backend):
 
     def __init__(self, address: Address, tables: dict[str, _Table]) -> None:
         super().__init__(address)
-        self._tables = tables
+        self._found = tables
+        self._closed = False
 
     @classmethod
     def from_address(cls, address: Address, **options: Any) -> MemoryBackend:
         if options:
-            raise TypeError(f"the memory backend takes no options, got {sorted(options)}")
+            raise InvalidInput(f"the memory backend takes no options, got {sorted(options)}")
         with _SHARED_LOCK:
             return cls(address, {} if address.in_memory else _SHARED.setdefault(address.path, {}))
+
+    @property
+    def _tables(self) -> dict[str, _Table]:
+        if self._closed:
+            raise BackendError(f"{self.address} was closed; open it again")
+        return self._found
 
     @property
     def _table(self) -> _Table:
@@ -183,7 +190,8 @@ class MemoryBackend(Backend):
             )
 
     def close(self) -> None:
-        """Nothing to release; a named collection stays."""
+        """A named collection stays; one without a name is gone."""
+        self._closed = True
 
 
 def _out(row: Row, vectors: bool) -> Row:

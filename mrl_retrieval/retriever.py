@@ -7,7 +7,7 @@ This file is the public face: it puts together an encoder, a backend and the set
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack
@@ -16,15 +16,15 @@ import numpy as np
 
 from .backend import Backend, BackendStats
 from .collection import Collection, check_known
-from .copying import CopyReport, copy_collection
-from .documents import Row, RowBatch, SearchResult, check_id
+from .documents import Row, RowBatch, SearchResult, check_id, check_query
 from .encoder import Encoder
 from .errors import CollectionNotFound, DimensionError, InvalidInput, MRLError
 from .filters import Filter, parse_filter
 from .indexing import InputBatch, input_batches
 from .long_texts import OnLong, encode_long
 from .manifest import Manifest
-from .matryoshka import FloatArray, as_vectors, normalize, prefix
+from .matryoshka import FloatArray, as_vectors, normalize, number_of_axes, prefix
+from .moving.copying import CopyReport, copy_collection
 from .progress import progress_report
 from .registry import open_backend
 from .retrying import repeated
@@ -104,8 +104,12 @@ class MatryoshkaRetriever:
             if backend_options:
                 raise TypeError("backend_options= belong to an address; this backend is already open")
             self._backend = backend
-        else:
+        elif isinstance(backend, str):
             self._backend = open_backend(backend, **(backend_options or {}))
+        else:
+            raise InvalidInput(
+                f"backend is {type(backend).__name__}; pass an address such as 'faiss:./kb', or an open Backend"
+            )
         try:
             self._collection = Collection(
                 self._backend,
@@ -136,7 +140,8 @@ class MatryoshkaRetriever:
         if retriever.manifest is None:
             where = retriever._backend.address
             known = ", ".join(retriever._backend.collections()) or "none"
-            retriever.close()
+            if retriever._backend is not address:
+                retriever.close()
             raise CollectionNotFound(
                 f"there is no collection at {where} (collections there: {known}); index into it first"
             )
@@ -190,9 +195,9 @@ class MatryoshkaRetriever:
                     done.extend(batch.ids)
                     report(len(done))
             except MRLError as error:
-                error.indexed_ids = tuple(dict.fromkeys(done))
-                if done:
-                    error.add_note(f"{len(error.indexed_ids)} rows of earlier batches are in: see error.indexed_ids")
+                error.indexed_ids = tuple(dict.fromkeys([*done, *error.indexed_ids]))
+                if error.indexed_ids:
+                    error.add_note(f"{len(error.indexed_ids)} rows are in: see error.indexed_ids")
                 raise
         return done
 
@@ -234,7 +239,8 @@ class MatryoshkaRetriever:
             top_k: hits wanted.
             coarse_top_k: candidates of the coarse stage.
             filter: only rows whose metadata match; see :mod:`mrl_retrieval.filters`.
-            exact: score every stored vector: the answer that everything else can be checked against.
+            exact: score every stored vector: the answer that everything else can be checked against. There are no
+                candidates then, and ``coarse_top_k`` and ``stages`` play no part.
             stages: a funnel for this search: ``[(64, 400), (128, 100)]``.
             explain: fill ``result.trace`` and every hit's ``coarse_score``.
             encode_kwargs: passed on to the encoder.
@@ -266,12 +272,9 @@ class MatryoshkaRetriever:
         **options: Unpack[SearchOptions],
     ) -> list[SearchResult]:
         """:meth:`search` for several texts at once: one result for each, in order."""
-        if isinstance(queries, str):
-            raise InvalidInput("queries is a str; pass a list of texts, or use search for one")
-        texts = list(queries)
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InvalidInput(f"queries[{i}] is {type(text).__name__}, expected str")
+        if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
+            raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or use search for one")
+        texts = [check_query(text, i) for i, text in enumerate(queries)]
         search = self._prepare(top_k, options)
         if search is None or not texts:
             return [SearchResult() for _ in texts]
@@ -282,7 +285,7 @@ class MatryoshkaRetriever:
         self, vector: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
     ) -> SearchResult:
         """:meth:`search` for a full embedding of shape ``(D,)``; it need not have unit length."""
-        if np.ndim(vector) != 1:
+        if number_of_axes(vector, "vector") != 1:
             raise DimensionError(
                 f"vector has shape {np.shape(vector)}, expected (D,); for several use search_batch_by_vector"
             )
@@ -293,7 +296,9 @@ class MatryoshkaRetriever:
     ) -> list[SearchResult]:
         """:meth:`search` for several full embeddings, ``(Q, D)``: one result for each, in order."""
         search = self._prepare(top_k, options)
-        if len(vectors) == 0:
+        if isinstance(vectors, Iterator):
+            vectors = list(vectors)
+        if isinstance(vectors, Sized) and number_of_axes(vectors, "query vectors") and len(vectors) == 0:
             return []
         queries = as_vectors(vectors, dim=None if search is None else search.manifest.dim, what="query vectors")
         return [SearchResult() for _ in queries] if search is None else search.run(self._backend, queries)
@@ -402,6 +407,8 @@ class MatryoshkaRetriever:
         else:
             vectors = normalize(batch.vectors[kept])
         manifest = self._collection.ensure(check_known(vectors.shape[1] or self._collection.vector_dim))
+        if encoder is not None:
+            self._collection.verified_encoder()  # somebody else may have made the collection while we encoded
         if not vectors.shape[1]:
             vectors = np.zeros((len(kept), manifest.dim), dtype=np.float32)
         if vectors.shape[1] != manifest.dim:

@@ -175,13 +175,25 @@ def resolve_dims(
 
 
 def check_dims(
-    manifest: Manifest, coarse_dims: int | NotGiven, fine_dims: int | None, dim: int | None, where: str
+    manifest: Manifest,
+    coarse_dims: int | NotGiven,
+    fine_dims: int | None,
+    stages: tuple[Stage, ...] | NotGiven,
+    dim: int | None,
+    where: str,
 ) -> None:
     """Hold explicitly given dims to those of an existing collection.
 
     Raises:
         CollectionMismatchError: they differ; both values and the remedy are in the message.
     """
+    if not isinstance(stages, NotGiven):
+        first = min(stages[0].dims, manifest.fine_dims)
+        if first != manifest.coarse_dims:
+            raise CollectionMismatchError(
+                f"{where} was made with coarse_dims={manifest.coarse_dims}, but stages= begins with {first} dims: "
+                f"begin it with ({manifest.coarse_dims}, …), or index into another collection"
+            )
     for name, given, stored in (
         ("dim", dim, manifest.dim),
         ("fine_dims", fine_dims, manifest.fine_dims),

@@ -29,11 +29,12 @@ def test_addresses(text: str, expected: Address) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no scheme"), ("./kb", "no scheme"), ("Faiss:x", "no scheme"), ("http://host:80", r"http\+http"),
+        ("", "no scheme"), ("./kb", "no scheme"), ("Faiss:x", "small letters, 'faiss:'"), ("http://host:80", r"http\+http"),
         ("qdrant://host", r"qdrant\+http"), ("qdrant+ftp://h", "'ftp' is unknown"), ("qdrant+http:", "no host"),
         ("qdrant+http://h:port", "no URL"), ("faiss:x?colection=y", "unknown option 'colection'"),
         ("faiss:x?collection=", "collection name ''"), ("faiss:x?collection=../up", "collection name"),
         ("faiss:x?collection=a..b", "collection name"), ("faiss:x?", "unknown option"), (5, "a string"),
+        ("faiss:x?collection=a&collection=b", "two collections, 'a' and 'b'"), ("faiss:file:///x", "URL of a file"),
     ],
 )  # fmt: skip
 def test_what_is_no_address(text: str, words: str) -> None:

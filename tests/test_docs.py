@@ -25,6 +25,20 @@ def test_the_readmes_code_runs(
     assert "git revert makes a new commit" in out and out.splitlines()[-1].startswith("2 ")
 
 
+@pytest.mark.parametrize("name", ["encoders", "faiss", "filters"])
+def test_a_pages_blocks_run_one_by_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(<!-- downloads a model -->\n)?```python\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    shared: dict[str, object] = {}
+    for downloads, block in blocks:
+        code = compile(block, f"{name}.md", "exec")
+        if not downloads:
+            # A block that tests what the one before it defines may lean on it; every other stands alone.
+            exec(code, shared if "class Test" in block else (shared := {}))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):

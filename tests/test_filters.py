@@ -1,3 +1,7 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +101,33 @@ def test_the_caller_may_change_the_dict_afterwards() -> None:
 def test_order_across_types_names_both(filter: dict[str, object], row: dict[str, object]) -> None:
     with pytest.raises(FilterError, match="row 'the-id' holds"):
         matches(parse_filter(filter), "the-id", row)
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    assert parse_filter({"n": {"$gte": np.int64(3), "$in": [np.float32(0.5), np.bool_(True)]}}) == parse_filter(
+        {"n": {"$gte": 3, "$in": [0.5, True]}}
+    )
+    assert [type(leaf.value) for leaf in leaves(parse_filter({"n": np.int64(3)}))] == [int]
+
+
+@pytest.mark.parametrize("wrap", [lambda f: {"$not": f}, lambda f: {"$and": [f]}, lambda f: {"$or": [f, {"a": 1}]}])
+def test_depth(wrap: Callable[[Any], Any]) -> None:
+    deep: Any = {"a": 1}
+    for _ in range(60):
+        deep = wrap(deep)
+    assert parse_filter(deep) is not None
+    for _ in range(5000):
+        deep = wrap(deep)
+    with pytest.raises(FilterError, match="64 levels"):
+        parse_filter(deep)
+    condition: Any = {"$gt": 1}
+    value: Any = 1
+    for _ in range(5000):
+        condition, value = {"$not": condition}, [value]
+    with pytest.raises(FilterError, match="64 levels"):
+        parse_filter({"a": condition})
+    with pytest.raises(FilterError):
+        parse_filter({"a": value})
 
 
 operands = st.sampled_from([0, 1, 1.0, -2.5, "", "a", "b", True, False, None])

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from mrl_retrieval.backend import Backend
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.memory import MemoryBackend
+from mrl_retrieval.registry import open_backend
 from mrl_retrieval.scoring import exact_search
 from mrl_retrieval.settings import SearchSettings
 
@@ -33,6 +35,16 @@ def vectors(n: int = 50, dim: int = 16, seed: int = 0) -> Any:
 
 # -- bad input ---------------------------------------------------------------------------------------------------
 
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["a"] = CYCLE
 
 BAD_INDEX: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"documents": ["a", "b"], "ids": ["1"]}, errors.InvalidInput, "2 documents, 1 ids"),
@@ -57,6 +69,10 @@ BAD_INDEX: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"documents": ["a"] * 3, "vectors": [*np.ones((2, 64)), np.full(64, np.inf)]}, errors.NonFiniteError, r"vectors\[2\]"),
     ({"documents": ["a"], "batch_size": 0}, errors.InvalidInput, "batch_size .* got 0"),
     ({"documents": ["a\ud800"]}, errors.InvalidInput, "surrogate"),
+    ({"documents": ["a"], "ids": [10**5000]}, errors.InvalidInput, r"ids\[0\] is a number of 16610 bits"),
+    ({"documents": ["a"], "vectors": [[[1.0], [1.0, 2.0]]]}, errors.InvalidInput, r"vectors\[0\] must be a rectangle"),
+    ({"documents": ["a"], "metadatas": [nested(65)]}, errors.InvalidInput, "nested more than 64 levels"),
+    ({"documents": ["a"], "metadatas": [CYCLE]}, errors.InvalidInput, "or holds itself"),
 ]  # fmt: skip
 
 
@@ -68,6 +84,23 @@ def test_bad_rows_write_nothing(
         retriever.index(**given)
     assert isinstance(caught.value, errors.MRLError) and caught.value.indexed_ids == ()
     assert retriever.count() == 50
+
+
+def test_metadata_as_deep_as_they_may_be_come_back(retriever: MatryoshkaRetriever) -> None:
+    retriever.index(["a"], ["deep"], [nested(64)])
+    (row,) = retriever.get(["deep"])
+    assert row is not None and row.metadata == nested(64)
+
+
+def test_ids_made_and_ids_given_may_not_meet(retriever: MatryoshkaRetriever) -> None:
+    (made,) = retriever.index(["same"])
+    for texts, ids, words in (
+        (["same", "other"], [None, made], "given at position 1, is the one made from the content at position 0"),
+        (["other", "same"], [made, None], "made from the content at position 1"),
+    ):
+        with pytest.raises(errors.DuplicateIdError, match=words):
+            retriever.index(texts, ids)
+    assert retriever.count() == 51 and retriever.index(["same", "same"]) == [made, made]
 
 
 def test_lists_are_checked_whole_before_the_first_batch(retriever: MatryoshkaRetriever) -> None:
@@ -155,7 +188,7 @@ def test_bad_query_vectors(retriever: MatryoshkaRetriever, vector: Any) -> None:
         ({"encoder": "nobody"}, errors.UnknownNameError, "known encoders"),
         ({"encoder": 5}, errors.InvalidInput, "is no encoder"),
         ({"dim": 8}, errors.DimensionError, "dim=8 was given, the encoder's is 64"),
-        ({"backend_options": {"nonsense": 1}}, TypeError, "nonsense"),
+        ({"backend_options": {"nonsense": 1}}, errors.InvalidInput, "nonsense"),
     ],
 )
 def test_bad_constructors(given: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -166,6 +199,53 @@ def test_bad_constructors(given: dict[str, Any], error: type[Exception], words: 
 def test_fine_dims_beyond_the_encoder() -> None:
     with pytest.raises(errors.DimensionError, match="fine_dims=100 is beyond the 64 dims"):
         MatryoshkaRetriever(encoder=HashingEncoder(64), fine_dims=100).index(["a"])
+
+
+def test_bad_batches_of_queries(retriever: MatryoshkaRetriever) -> None:
+    for queries in (None, 5, "text", b"text"):
+        with pytest.raises(errors.InvalidInput, match="pass a list of texts"):
+            retriever.search_batch(queries)  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidInput, match=r"queries\[1\] has a lone surrogate"):
+        retriever.search_batch(["a", "\udcff"])
+    with pytest.raises(errors.InvalidInput, match="surrogate"):
+        retriever.search("\udcff")
+    for vectors in (5, None, [[1.0], [1.0, 2.0]], np.array(3.0)):
+        with pytest.raises(errors.InvalidInput):
+            retriever.search_batch_by_vector(vectors)
+        with pytest.raises(errors.InvalidInput):
+            retriever.search_by_vector(vectors)
+    rows = np.eye(3, 64)
+    expected = [result.ids for result in retriever.search_batch_by_vector(rows)]
+    assert [result.ids for result in retriever.search_batch_by_vector(row for row in rows)] == expected
+    assert retriever.search_batch_by_vector([]) == retriever.search_batch_by_vector(iter([])) == []
+    assert retriever.search_batch_by_vector(np.empty((0, 64))) == []
+
+
+def test_what_is_no_backend() -> None:
+    with pytest.raises(errors.InvalidInput, match="PosixPath"):
+        MatryoshkaRetriever(backend=Path("kb"))  # type: ignore[arg-type]
+    with pytest.raises(errors.InvalidInput, match="takes no options"):
+        MatryoshkaRetriever(backend="memory:", backend_options={"colour": "red"})
+
+
+def test_opening_nothing_leaves_the_callers_backend_open() -> None:
+    backend = open_backend("memory:")
+    with pytest.raises(errors.CollectionNotFound):
+        MatryoshkaRetriever.open(backend)
+    assert MatryoshkaRetriever(encoder=HashingEncoder(64), backend=backend).index(["a"], ["a"]) == ["a"]
+
+
+def test_after_closing_nothing_works(retriever: MatryoshkaRetriever) -> None:
+    retriever.close()
+    retriever.close()
+    for call in (
+        lambda: retriever.search("a"),
+        lambda: retriever.index(["a"]),
+        lambda: retriever.get(["1"]),
+        retriever.count,
+    ):
+        with pytest.raises(errors.BackendError, match="closed"):
+            call()
 
 
 def test_delete_takes_one_of_two(retriever: MatryoshkaRetriever) -> None:
@@ -312,6 +392,12 @@ def test_dims_come_from_the_manifest_and_different_ones_are_refused(retriever: M
         MatryoshkaRetriever(encoder=None, backend=backend, dim=32)
 
 
+def test_a_funnel_that_begins_elsewhere_is_refused_at_once(retriever: MatryoshkaRetriever) -> None:
+    with pytest.raises(errors.CollectionMismatchError, match="coarse_dims=16, but stages= begins with 8"):
+        MatryoshkaRetriever(backend=retriever.backend, stages=[(8, 100)])
+    MatryoshkaRetriever(backend=retriever.backend, stages=[(16, 100), (32, 50)])
+
+
 def test_coarse_dims_are_clamped_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         made = MatryoshkaRetriever(encoder=None, coarse_dims=512)
@@ -372,6 +458,22 @@ def test_two_that_make_the_collection_at_once() -> None:
 
 
 # -- batches and failures ----------------------------------------------------------------------------------------
+
+
+def test_a_collection_made_by_another_encoder_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = open_backend("memory:")
+
+    def one(texts: list[str]) -> Any:
+        return [[len(text) + 1.0, 1, 0, 0] for text in texts]
+
+    def another(texts: list[str]) -> Any:
+        if "late" in texts and backend.read_manifest() is None:
+            MatryoshkaRetriever(encoder=one, backend=backend).index(["first"], ["first"])
+        return [[0, 0, len(text) + 1.0, 1] for text in texts]
+
+    with pytest.raises(errors.ModelMismatchError, match="canary"):
+        MatryoshkaRetriever(encoder=another, backend=backend).index(["late"], ["late"])
+    assert backend.count() == 1
 
 
 class Failing(MemoryBackend):

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from mrl_retrieval.copying import copy_collection
+from mrl_retrieval.moving.copying import copy_collection
 from mrl_retrieval.registry import open_backend
 
 from .arguments import add_progress, backend_option, positive, wants_progress

@@ -1,0 +1,1 @@
+"""Whole collections: copied to another database, embedded anew, taken over from elsewhere."""
