@@ -16,6 +16,8 @@ from .errors import MissingExtra, MRLError
 from .filters import parse_filter
 from .manifest import Manifest
 from .matryoshka import normalize, prefix
+from .moving.copying import CopyReport
+from .moving.reindexing import ReindexReport, reindex, rollback
 from .registry import backend_names, encoder_names, load_encoder, open_backend
 from .retriever import CollectionInfo, MatryoshkaRetriever
 from .two_stage import Stage
@@ -26,6 +28,7 @@ __all__ = [
     "BackendStats",
     "Capabilities",
     "CollectionInfo",
+    "CopyReport",
     "Encoder",
     "EncoderCard",
     "Hit",
@@ -33,6 +36,7 @@ __all__ = [
     "Manifest",
     "MatryoshkaRetriever",
     "MissingExtra",
+    "ReindexReport",
     "Row",
     "RowBatch",
     "SearchResult",
@@ -46,4 +50,6 @@ __all__ = [
     "open_backend",
     "parse_filter",
     "prefix",
+    "reindex",
+    "rollback",
 ]

@@ -10,7 +10,16 @@ from . import identity
 from ._version import __version__
 from .backend import Backend
 from .encoder import Encoder, as_encoder
-from .errors import ConflictError, DimensionError, EncoderRequired, InvalidInput, MissingExtra, UnknownNameError
+from .errors import (
+    CollectionMismatchError,
+    ConflictError,
+    DimensionError,
+    EncoderRequired,
+    InvalidInput,
+    MissingExtra,
+    UnknownNameError,
+)
+from .generations import check_stays
 from .manifest import Manifest
 from .registry import load_encoder
 from .settings import NOT_GIVEN, NotGiven, check_dims, check_positive, resolve_dims
@@ -114,6 +123,26 @@ class Collection:
                     self._canaries_agree = True
         return encoder
 
+    def check_current(self) -> None:
+        """Look whether the collection is still the one this object knows, before something is written to it.
+
+        Raises:
+            ConflictError: its rows have moved, or are about to.
+            CollectionMismatchError: it was dropped and made again.
+        """
+        known = self._manifest
+        if known is None:
+            return
+        found = self.backend.read_manifest()
+        if found is None:
+            return  # dropped: the backend says so in its own words
+        if found.collection_id != known.collection_id:
+            raise CollectionMismatchError(
+                f"{self.where} was dropped and made again since it was opened here (its id is {found.collection_id}, "
+                f"it was {known.collection_id}): open it again"
+            )
+        check_stays(found, self.where)
+
     def ensure(self, dim: int) -> Manifest:
         """The manifest; makes the collection, for vectors of length ``dim``, if it does not exist."""
         manifest = self.manifest
@@ -154,9 +183,13 @@ class Collection:
         )
 
     def _hold_to(self, manifest: Manifest) -> None:
+        if manifest.moved_to is not None:
+            check_stays(manifest, self.where)
         if manifest.origin is not None and not manifest.origin.get("complete", True):
             logger.warning(
-                "%s is an unfinished copy of %s: run the copy again", self.where, manifest.origin.get("source")
+                "%s is not finished: rows of %s are missing; run the command that makes it again",
+                self.where,
+                manifest.origin.get("source"),
             )
         check_dims(manifest, self._coarse_dims, self._fine_dims, self._stages, self._dim, self.where)
         if self._encoder is not None:

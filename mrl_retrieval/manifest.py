@@ -80,9 +80,11 @@ class Manifest:
     origin: dict[str, Any] | None = None
     """Where the rows of a copy came from: ``source``, ``source_id`` (its collection id) and ``complete``."""
     moved_to: str | None = None
-    """Name of the collection, at the same place, that holds the rows now: a later generation of this one."""
+    """Name of the collection, at the same place, that holds the rows now: another generation of this one."""
     previous: str | None = None
-    """Where ``moved_to`` is set: the generation before, which a rollback goes back to."""
+    """The generation that a rollback goes back to, where there is one."""
+    frozen: str | None = None
+    """Name of the generation that is being finished from this one; writers are refused until then."""
     collection_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     """Made once with the collection; tells one collection from a later one of the same name."""
     created_with: str = ""
@@ -104,6 +106,7 @@ class Manifest:
             "origin": self.origin,
             "moved_to": self.moved_to,
             "previous": self.previous,
+            "frozen": self.frozen,
             "collection_id": self.collection_id,
             "created_with": self.created_with,
         }
@@ -159,6 +162,7 @@ class Manifest:
                 origin=value.get("origin"),
                 moved_to=value.get("moved_to"),
                 previous=value.get("previous"),
+                frozen=value.get("frozen"),
                 collection_id=value["collection_id"],
                 created_with=value["created_with"],
             )

@@ -20,6 +20,7 @@ from .documents import Row, RowBatch, SearchResult, check_id, check_query
 from .encoder import Encoder
 from .errors import CollectionNotFound, DimensionError, InvalidInput, MRLError
 from .filters import Filter, parse_filter
+from .generations import open_current
 from .indexing import InputBatch, input_batches
 from .long_texts import OnLong, encode_long
 from .manifest import Manifest
@@ -105,7 +106,7 @@ class MatryoshkaRetriever:
                 raise TypeError("backend_options= belong to an address; this backend is already open")
             self._backend = backend
         elif isinstance(backend, str):
-            self._backend = open_backend(backend, **(backend_options or {}))
+            self._backend = open_current(backend, **(backend_options or {}))
         else:
             raise InvalidInput(
                 f"backend is {type(backend).__name__}; pass an address such as 'faiss:./kb', or an open Backend"
@@ -186,6 +187,7 @@ class MatryoshkaRetriever:
             batch_size=check_positive(batch_size, "batch_size"),
             dim=None if vectors is None else self._collection.vector_dim,
         )
+        self._collection.check_current()
         encoder = self._collection.verified_encoder() if vectors is None else None
         done: list[str] = []
         with progress_report(progress, documents) as report:
@@ -207,6 +209,7 @@ class MatryoshkaRetriever:
         """Remove rows by id or by filter; unknown ids are no error. Returns how many were there."""
         if (ids is None) == (filter is None):
             raise TypeError("delete takes either ids= or filter=")
+        self._collection.check_current()
         if ids is not None:
             wanted = _id_list(ids)
             return self._backend.delete(wanted) if wanted and self.manifest else 0

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from mrl_retrieval.generations import open_current
 from mrl_retrieval.moving.copying import copy_collection
 from mrl_retrieval.registry import open_backend
 
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Copy, and say what was done."""
     began = time.perf_counter()
     with (
-        open_backend(arguments.source, **dict(arguments.source_option)) as source,
+        open_current(arguments.source, **dict(arguments.source_option)) as source,
         open_backend(arguments.target, **dict(arguments.target_option)) as target,
     ):
         report = copy_collection(

@@ -95,9 +95,7 @@ def _begin(source: Backend, target: Backend, manifest: Manifest) -> bool:
     found = target.read_manifest()
     if found is None:
         origin = {"source": str(source.address), "source_id": manifest.collection_id, "complete": False}
-        made = replace(
-            manifest, collection_id=str(uuid.uuid4()), origin=origin, plan=None, moved_to=None, previous=None
-        )
+        made = replace(manifest, collection_id=str(uuid.uuid4()), origin=origin, plan=None, previous=None, frozen=None)
         target.write_manifest(made, None)
         return False
     if found.collection_id == manifest.collection_id:

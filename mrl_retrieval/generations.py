@@ -1,0 +1,65 @@
+"""Generations of a collection: where its rows are after it was embedded anew.
+
+A collection that was reindexed keeps its name, and its manifest says in which collection beside it the rows are now
+(``moved_to``). Whoever opens it by its address gets that one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .address import Address
+from .backend import Backend
+from .errors import ConflictError
+from .manifest import Manifest
+from .registry import open_backend
+
+__all__ = ["base_of", "check_stays", "generation_names", "open_current"]
+
+_GENERATION = re.compile(r"\.g([1-9][0-9]*)")
+
+
+def open_current(address: str | Address, **options: Any) -> Backend:
+    """:func:`~mrl_retrieval.registry.open_backend`, at the generation that holds the rows now."""
+    backend = open_backend(address, **options)
+    try:
+        manifest = backend.read_manifest()
+        if manifest is None or manifest.moved_to is None:
+            return backend
+        current = open_backend(backend.address.with_collection(manifest.moved_to), **options)
+    except BaseException:
+        backend.close()
+        raise
+    backend.close()
+    return current
+
+
+def check_stays(manifest: Manifest, where: str) -> None:
+    """Refuse to write to rows that have moved, or are about to.
+
+    Raises:
+        ConflictError: they have; the message says where to.
+    """
+    if manifest.moved_to is not None:
+        raise ConflictError(f"{where} was reindexed, and its rows are in {manifest.moved_to!r} now: open it again")
+    if manifest.frozen is not None:
+        raise ConflictError(
+            f"{where} is being reindexed into {manifest.frozen!r} and takes no writes until that is done: write again "
+            "afterwards, or run the reindexing again if it was interrupted"
+        )
+
+
+def base_of(manifest: Manifest, name: str) -> str:
+    """The name by which users know a collection: its own, or that of which it is a generation."""
+    return str((manifest.origin or {}).get("base") or name)
+
+
+def generation_names(base: str, names: list[str]) -> list[str]:
+    """Those of ``names`` that are generations of ``base``, oldest first.
+
+    >>> generation_names("kb", ["kb", "kb.g10", "kb.g2", "kb.gold", "other.g1"])
+    ['kb.g2', 'kb.g10']
+    """
+    matches = ((name, _GENERATION.fullmatch(name, len(base))) for name in names if name.startswith(base))
+    return [name for _, name in sorted((int(match[1]), name) for name, match in matches if match)]

@@ -1,0 +1,287 @@
+"""Embedding a collection anew, with another encoder, from the documents it stores.
+
+The new generation is a collection of its own beside the old one, which serves searches until the new one is whole;
+then the manifest of the collection points to the new one, in one step. What is in the new generation already is not
+encoded again, so that an interrupted run goes on where it stopped. The old generation stays, for :func:`rollback`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .. import identity
+from .._version import __version__
+from ..backend import Backend
+from ..documents import RowBatch
+from ..encoder import Encoder, as_encoder
+from ..errors import CollectionNotFound, ConflictError, InvalidInput
+from ..generations import base_of, generation_names
+from ..long_texts import OnLong, encode_long
+from ..manifest import Manifest
+from ..matryoshka import prefix
+from ..registry import open_backend
+from ..settings import NOT_GIVEN, NotGiven, check_positive, resolve_dims
+from .passes import Mover, Progress, bring_over, equal_json
+
+__all__ = ["ReindexReport", "reindex", "rollback"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReindexReport:
+    """What a reindexing did."""
+
+    address: str
+    """By which the collection is opened, before and after."""
+    generation: str
+    """Name of the collection that holds the rows now."""
+    previous: str
+    """Name of the one that held them, and still does: a rollback goes back to it."""
+    rows: int
+    encoded: int
+    """Rows written by this call; fewer than ``rows`` where an earlier one was interrupted."""
+    without_text: int
+    """Rows that have a vector, but no document to make a new one of: stored, but found by no search."""
+    long_texts: int
+    """Texts beyond the encoder's context."""
+
+
+def reindex(
+    address: str,
+    encoder: Any,
+    *,
+    coarse_dims: int | NotGiven = NOT_GIVEN,
+    fine_dims: int | None = None,
+    on_long: OnLong = "truncate",
+    allow_without_text: bool = False,
+    batch_size: int = 256,
+    progress: Progress = False,
+    backend_options: Mapping[str, Any] | None = None,
+) -> ReindexReport:
+    """Embed every document of a collection with another encoder, and switch to the result at once.
+
+    Searches go on meanwhile; retrievers that are open keep the old generation until they are opened again. Writes go
+    on until the last pass, in which every row is compared; during that they are refused with a ``ConflictError``.
+
+    Args:
+        address: of the collection; a place that can be opened twice, so not an unnamed one in memory.
+        encoder: a name, a model or a function, as :class:`~mrl_retrieval.MatryoshkaRetriever` takes it.
+        coarse_dims: length of the new prefixes; the old one, if not given.
+        fine_dims: length of the new stored vectors; None: all of the encoder's.
+        on_long: what becomes of a text beyond the encoder's context.
+        allow_without_text: go on although rows have a vector but no document; they keep everything but the vector.
+        batch_size: rows encoded and written at a time.
+        progress: True draws a bar on stderr; a function is called with rows done and their total.
+        backend_options: of the backend at ``address``.
+
+    Raises:
+        CollectionNotFound: there is none.
+        InvalidInput: a row has no document, or the place cannot be opened twice.
+        ConflictError: another reindexing, with another encoder, is under way, or it was written to all the time.
+    """
+    size = check_positive(batch_size, "batch_size")
+    model = as_encoder(encoder)
+    with _generations(address, backend_options) as (base, current):
+        name, started = _target_name(base, current, model)
+        with open_backend(base.address.with_collection(name), **(backend_options or {})) as target:
+            without_text = _count_without_text(current)
+            if without_text and not allow_without_text:
+                raise InvalidInput(
+                    f"{without_text} rows of {current.address} have a vector but no document to make a new one of; "
+                    "allow_without_text=True (--allow-without-text) keeps them, but no search will find them"
+                )
+            if not started:
+                _make(base, current, target, model, coarse_dims, fine_dims)
+            mover = _Embed(model, target.manifest.fine_dims, on_long)
+            moved = bring_over(current, target, mover, batch_size=size, started=started, progress=progress)
+            _replace(current, frozen=name)
+            # Without writers this one finds nothing to encode: it compares.
+            last = bring_over(current, target, mover, batch_size=size, started=True, progress=False)
+            target.flush()
+            _switch(base, current, target)
+            _clean(base, current, target, backend_options)
+        return ReindexReport(
+            str(base.address),
+            name,
+            current.address.collection,
+            last.rows,
+            moved.written + last.written,
+            without_text,
+            mover.long_texts,
+        )
+
+
+def rollback(address: str, *, backend_options: Mapping[str, Any] | None = None) -> str:
+    """Go back to the generation before; a second call comes forth again. Returns the name of the one used now.
+
+    What was written since the switch is in the generation that is left, and stays there. An unfinished reindexing is
+    called off: what it has done is kept, and taken up by the next.
+
+    Raises:
+        CollectionNotFound: there is no collection.
+        ConflictError: there is no generation before.
+    """
+    with _generations(address, backend_options) as (base, current):
+        if current.manifest.frozen is not None:
+            _replace(current, frozen=None)
+            return current.address.collection
+        previous = base.manifest.previous
+        if previous is None or previous not in base.collections():
+            raise ConflictError(f"{base.address} has no generation before this one: it was not reindexed")
+        if previous == base.address.collection:
+            _replace(base, moved_to=None, previous=current.address.collection)
+            _replace(current, moved_to=previous)
+        else:
+            with open_backend(base.address.with_collection(previous), **(backend_options or {})) as other:
+                _replace(other, moved_to=None, frozen=None)
+            _replace(base, moved_to=previous, previous=current.address.collection)
+            if current.address != base.address:
+                _replace(current, moved_to=previous)
+        return previous
+
+
+class _Embed(Mover):
+    """Rows with new vectors."""
+
+    vectors = False
+
+    def __init__(self, encoder: Encoder, fine_dims: int, on_long: OnLong) -> None:
+        self._encoder, self._fine_dims, self._on_long = encoder, fine_dims, on_long
+        self.long_texts = 0
+
+    def missing(self, batch: RowBatch, target: Backend) -> list[int]:
+        return [
+            i
+            for i, (row, other) in enumerate(zip(batch.rows(), target.get(batch.ids), strict=True))
+            if other is None or other.document != row.document or not equal_json(other.metadata, row.metadata)
+        ]
+
+    def converted(self, batch: RowBatch) -> RowBatch:
+        has_text = np.array([document is not None for document in batch.documents], dtype=np.bool_)
+        vectors = np.zeros((len(batch), self._fine_dims), dtype=np.float32)
+        texts = [document for document in batch.documents if document is not None]
+        if texts:
+            full, long = encode_long(self._encoder, texts, self._on_long, queries=False)
+            vectors[has_text] = prefix(full, self._fine_dims)
+            self.long_texts += long
+        return RowBatch(batch.ids, batch.documents, batch.metadatas, vectors, has_text)
+
+
+@contextmanager
+def _generations(address: str, options: Mapping[str, Any] | None) -> Iterator[tuple[Backend, Backend]]:
+    """The collection by its own name, and the generation that holds its rows now; they may be the same."""
+    with open_backend(address, **(options or {})) as named:
+        manifest = named.manifest
+        base_name = base_of(manifest, named.address.collection)
+        if base_name != named.address.collection:
+            with _generations(str(named.address.with_collection(base_name)), options) as both:
+                yield both
+            return
+        if manifest.moved_to is None:
+            yield named, named
+            return
+        with open_backend(named.address.with_collection(manifest.moved_to), **(options or {})) as current:
+            yield named, current
+
+
+def _target_name(base: Backend, current: Backend, encoder: Encoder) -> tuple[str, bool]:
+    """Name of the generation to write to, and whether an earlier run has begun it."""
+    names = base.collections()
+    if base.address.collection not in names:
+        raise CollectionNotFound(f"{base.address} does not list its own collection {base.address.collection!r}")
+    known = generation_names(base.address.collection, names)
+    source_id = current.manifest.collection_id
+    for name in reversed(known):
+        with open_backend(base.address.with_collection(name)) as one:
+            manifest = one.read_manifest()
+        origin = (manifest.origin if manifest else None) or {}
+        if manifest is not None and not origin.get("complete", True) and origin.get("source_id") == source_id:
+            identity.check_card(manifest, encoder, str(one.address))
+            identity.check_canaries(manifest, encoder, str(one.address))
+            return name, True
+    number = 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0)
+    return f"{base.address.collection}.g{number}", False
+
+
+def _make(
+    base: Backend,
+    current: Backend,
+    target: Backend,
+    encoder: Encoder,
+    coarse_dims: int | NotGiven,
+    fine_dims: int | None,
+) -> None:
+    old = current.manifest
+    coarse, fine, _ = resolve_dims(
+        encoder.dim, old.coarse_dims if isinstance(coarse_dims, NotGiven) else coarse_dims, fine_dims, NOT_GIVEN
+    )
+    target.write_manifest(
+        Manifest(
+            dim=encoder.dim,
+            coarse_dims=coarse,
+            fine_dims=fine,
+            funnel_dims=tuple(d for d in old.funnel_dims if coarse < d < fine),
+            encoder=encoder.identity,
+            canaries=identity.make_canaries(encoder),
+            origin={
+                "base": base.address.collection,
+                "source": str(current.address),
+                "source_id": old.collection_id,
+                "complete": False,
+            },
+            created_with=__version__,
+        ),
+        None,
+    )
+    if target.address.collection not in base.collections():
+        raise InvalidInput(
+            f"{base.address} is a place that only this opening sees, so that a second collection in it would be lost: "
+            "copy it to a folder or a server first"
+        )
+
+
+def _count_without_text(current: Backend) -> int:
+    return sum(
+        sum(document is None and bool(there) for document, there in zip(batch.documents, batch.has_vector, strict=True))
+        for batch in current.scan()
+    )
+
+
+def _replace(backend: Backend, **changes: Any) -> None:
+    """Change a manifest by compare-and-set."""
+    found = backend.read_manifest()
+    if found is None:
+        raise CollectionNotFound(f"there is no collection at {backend.address} any more")
+    changed = replace(found, **changes)
+    if changed != found:
+        backend.write_manifest(changed, found)
+
+
+def _switch(base: Backend, current: Backend, target: Backend) -> None:
+    """Point to the new generation. The write to ``base`` is the moment from which it counts."""
+    name, previous = target.address.collection, current.address.collection
+    _replace(target, origin=(target.manifest.origin or {}) | {"complete": True})
+    if current.address == base.address:
+        _replace(base, moved_to=name, previous=previous, frozen=None)
+    else:
+        _replace(base, moved_to=name, previous=previous)
+        _replace(current, moved_to=name, frozen=None)
+
+
+def _clean(base: Backend, current: Backend, target: Backend, options: Mapping[str, Any] | None) -> None:
+    """Drop what is older than the generation before; of the first one the manifest stays, which holds the pointer."""
+    kept = {base.address.collection, current.address.collection, target.address.collection}
+    for name in generation_names(base.address.collection, base.collections()):
+        if name not in kept:
+            with open_backend(base.address.with_collection(name), **(options or {})) as old:
+                old.drop()
+    if base.address != current.address:
+        for batch in list(base.scan(documents=False)):
+            base.delete(batch.ids)

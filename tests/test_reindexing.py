@@ -1,0 +1,198 @@
+"""A collection embedded anew answers like one that was made so, and loses nothing on the way."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrl_retrieval import MatryoshkaRetriever, errors, reindex, rollback
+from mrl_retrieval.encoders.hashing import HashingEncoder
+from mrl_retrieval.generations import open_current
+from mrl_retrieval.registry import open_backend
+
+TEXTS = [f"document number {i} about topic {i % 7}" for i in range(60)]
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(params=["memory", "faiss", "chroma", "qdrant"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return f"memory:reindex-{next(NUMBERS)}" if request.param == "memory" else f"{request.param}:{tmp_path}/kb"
+
+
+@pytest.fixture
+def memory() -> str:
+    return made(f"memory:reindex-{next(NUMBERS)}")
+
+
+def made(place: str) -> str:
+    with MatryoshkaRetriever("hashing:64", place, coarse_dims=16) as retriever:
+        retriever.index(TEXTS, range(60), [{"i": i} for i in range(60)])
+    return place
+
+
+def names(place: str) -> list[str]:
+    with open_backend(place) as backend:
+        return backend.collections()
+
+
+def test_the_new_generation_answers(place: str) -> None:
+    made(place)
+    report = reindex(place, "hashing:32")
+    assert (report.rows, report.encoded, report.previous, report.generation) == (60, 60, "default", "default.g1")
+    with (
+        MatryoshkaRetriever.open(place) as again,
+        MatryoshkaRetriever("hashing:32", "memory:", coarse_dims=16) as fresh,
+    ):
+        fresh.index(TEXTS, range(60), [{"i": i} for i in range(60)])
+        assert again.manifest is not None and again.manifest.dim == 32 and again.count({"i": {"$lt": 30}}) == 30
+        for query in TEXTS[:5]:
+            found, expected = again.search(query, 5, coarse_top_k=60), fresh.search(query, 5, coarse_top_k=60)
+            np.testing.assert_allclose([h.score for h in found], [h.score for h in expected], atol=1e-3)
+        again.index(["one more"], ["more"])
+        assert again.count() == 61
+        with pytest.raises(errors.ModelMismatchError):
+            MatryoshkaRetriever("hashing:64", place)
+    assert rollback(place) == "default"
+    with MatryoshkaRetriever.open(place) as old:
+        assert old.manifest is not None and old.manifest.dim == 64 and old.count() == 60
+        assert old.search(TEXTS[3], 1).ids == ["3"]
+        old.index(["written to the old one"], ["old"])
+    assert rollback(place) == "default.g1"
+    with MatryoshkaRetriever.open(place) as new:
+        assert new.count() == 61 and new.get(["old"]) == [None]
+    with open_current(place) as backend:
+        assert backend.address.collection == "default.g1"
+
+
+def test_many_generations(memory: str) -> None:
+    for number, encoder in enumerate(["hashing:32", "hashing:48", "hashing:24"], 1):
+        report = reindex(memory, encoder)
+        assert report.generation == f"default.g{number}"
+    assert names(memory) == ["default", "default.g2", "default.g3"]
+    with open_backend(memory) as base:
+        assert base.count() == 0
+    assert rollback(memory) == "default.g2"
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.manifest is not None and retriever.manifest.dim == 48 and retriever.count() == 60
+    for by in (f"{memory}?collection=default.g3", f"{memory}?collection=default.g2"):
+        with MatryoshkaRetriever.open(by) as retriever:
+            assert retriever.backend.address.collection == "default.g2"
+    assert reindex(f"{memory}?collection=default.g2", "hashing:16").generation == "default.g4"
+    assert names(memory) == ["default", "default.g2", "default.g4"]
+
+
+class Breaking(HashingEncoder):
+    """Stops in the middle, once."""
+
+    left = 25
+
+    def encode_document(self, texts: Any, **kwargs: Any) -> Any:
+        self.left -= len(texts)
+        if self.left < 0:
+            raise RuntimeError("the model went away")
+        return super().encode_document(texts, **kwargs)
+
+
+def test_an_interrupted_run_is_taken_up(memory: str) -> None:
+    with pytest.raises(errors.EncoderError, match="went away"):
+        reindex(memory, Breaking(32), batch_size=8)
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.manifest is not None and retriever.manifest.dim == 64 and retriever.count() == 60
+        retriever.index(["changed"], ["0"], [{"i": 0}])
+        retriever.delete(["1"])
+    with pytest.raises(errors.ModelMismatchError):
+        reindex(memory, "hashing:48")
+    report = reindex(memory, HashingEncoder(32), batch_size=8)
+    assert report.rows == 59 and 30 < report.encoded < 60 and report.generation == "default.g1"
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.search("changed", 1).ids == ["0"] and retriever.get(["1"]) == [None]
+
+
+def test_those_who_have_it_open(memory: str) -> None:
+    reader = MatryoshkaRetriever.open(memory)
+    during: list[str] = []
+
+    def meanwhile(done: int, total: int | None) -> None:
+        during.extend(reader.search(TEXTS[5], 1).ids)
+        if len(during) == 1:
+            reader.index(["written meanwhile"], ["late"])
+
+    report = reindex(memory, "hashing:32", progress=meanwhile, batch_size=16)
+    assert report.rows == 61 and set(during) == {"5"}
+    assert reader.search(TEXTS[5], 1).ids == ["5"]
+    for write in (lambda: reader.index(["x"]), lambda: reader.delete(["5"]), lambda: reader.delete(filter={"i": 5})):
+        with pytest.raises(errors.ConflictError, match=r"reindexed, and its rows are in 'default\.g1'"):
+            write()
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.get(["late"])[0] is not None and retriever.search("written meanwhile", 1).ids == ["late"]
+
+
+def test_a_run_that_was_killed_in_its_last_pass(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrl_retrieval.moving import reindexing
+
+    monkeypatch.setattr(reindexing, "_switch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        reindex(memory, "hashing:32")
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.search(TEXTS[5], 1).ids == ["5"]
+        with pytest.raises(errors.ConflictError, match="being reindexed"):
+            retriever.index(["x"])
+    assert rollback(memory) == "default"
+    with MatryoshkaRetriever.open(memory) as retriever:
+        retriever.index(["x"], ["x"])
+    monkeypatch.undo()
+    report = reindex(memory, "hashing:32")
+    assert (report.rows, report.encoded) == (61, 1)
+
+
+def test_rows_without_a_document(memory: str) -> None:
+    with MatryoshkaRetriever.open(memory) as retriever:
+        retriever.index([None, None], ["bare", "empty"], [{"i": -1}, {}], vectors=[np.ones(64), None])
+    with pytest.raises(errors.InvalidInput, match="1 rows of .* no document"):
+        reindex(memory, "hashing:32")
+    assert names(memory) == ["default"]
+    report = reindex(memory, "hashing:32", allow_without_text=True)
+    assert (report.rows, report.without_text) == (62, 1)
+    with MatryoshkaRetriever.open(memory) as retriever:
+        (row,) = retriever.get(["bare"], vectors=True)
+        assert row is not None and row.vector is None and row.metadata == {"i": -1}
+
+
+def test_what_is_refused(memory: str) -> None:
+    with pytest.raises(errors.CollectionNotFound):
+        reindex(f"{memory}?collection=nothing", "hashing:32")
+    with pytest.raises(errors.ConflictError, match="no generation before"):
+        rollback(memory)
+    with pytest.raises(errors.UnknownNameError):
+        reindex(memory, "nonsense")
+    with pytest.raises(errors.DimensionError):
+        reindex(memory, "hashing:32", fine_dims=64)
+    assert names(memory) == ["default"]
+    reindex(memory, "hashing:32")
+    with open_backend(memory) as backend, pytest.raises(errors.ConflictError, match="open it again"):
+        MatryoshkaRetriever(backend=backend)
+
+
+def test_dims_of_the_new_generation(memory: str) -> None:
+    reindex(memory, "hashing:128", coarse_dims=32, fine_dims=96)
+    with MatryoshkaRetriever.open(memory) as retriever:
+        manifest = retriever.manifest
+        assert manifest is not None
+        assert (manifest.dim, manifest.coarse_dims, manifest.fine_dims) == (128, 32, 96)
+
+
+def test_a_collection_made_again_is_not_written_to(place: str) -> None:
+    made(place)
+    with MatryoshkaRetriever.open(place) as stale:
+        with open_backend(place) as backend:
+            backend.read_manifest()
+            backend.drop()
+        made(place)
+        with pytest.raises(errors.CollectionError):
+            stale.index(["x"], ["x"])
+    with MatryoshkaRetriever.open(place) as retriever:
+        assert retriever.count() == 60
