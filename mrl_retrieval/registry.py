@@ -1,8 +1,9 @@
 """Backends and encoders by name, from entry points; nothing is imported before it is asked for.
 
-Groups: ``mrl_retrieval.backends`` (a subclass of :class:`~mrl_retrieval.backend.Backend`) and
+Groups: ``mrl_retrieval.backends`` (a subclass of :class:`~mrl_retrieval.backend.Backend`),
 ``mrl_retrieval.encoders`` (a callable ``(argument: str, **options) -> Encoder``, where the argument is what stands
-after the colon in ``"name:argument"``). Our own come in by the same door as anybody else's.
+after the colon in ``"name:argument"``) and ``mrl_retrieval.importers`` (see :mod:`mrl_retrieval.moving.importing`).
+Our own come in by the same door as anybody else's.
 """
 
 from __future__ import annotations
@@ -17,11 +18,21 @@ from .errors import MRLError, PluginError, UnknownNameError
 if TYPE_CHECKING:
     from .backend import Backend
     from .encoder import Encoder
+    from .moving.importing import ForeignCollection
 
 BACKENDS = "mrl_retrieval.backends"
 ENCODERS = "mrl_retrieval.encoders"
+IMPORTERS = "mrl_retrieval.importers"
 
-__all__ = ["backend_class", "backend_names", "encoder_names", "load_encoder", "open_backend"]
+__all__ = [
+    "backend_class",
+    "backend_names",
+    "encoder_names",
+    "importer",
+    "importer_names",
+    "load_encoder",
+    "open_backend",
+]
 
 
 def backend_names() -> list[str]:
@@ -66,6 +77,22 @@ def load_encoder(spec: str, **options: Any) -> Encoder:
     name, _, argument = spec.partition(":")
     factory: Callable[..., Encoder] = _load(ENCODERS, "encoder", name)
     return factory(argument, **options)
+
+
+def importer_names() -> list[str]:
+    """The databases whose own collections can be taken over, sorted. Imports none of them."""
+    return sorted(_found(IMPORTERS))
+
+
+def importer(name: str) -> Callable[..., ForeignCollection]:
+    """What reads the collections that others made in a database of this scheme.
+
+    Raises:
+        UnknownNameError: none is known; the message lists the known ones.
+        MissingExtra: the database's package is not installed.
+    """
+    found: Callable[..., ForeignCollection] = _load(IMPORTERS, "importer", name)
+    return found
 
 
 def _found(group: str) -> dict[str, EntryPoint]:

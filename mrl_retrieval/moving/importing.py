@@ -1,0 +1,274 @@
+"""Taking over a collection that another program made: its vectors, documents and metadata, without encoding.
+
+The reading of a database is an *importer*, found under the entry-point group ``mrl_retrieval.importers`` by the scheme
+of the address: a function ``(address, fields, **options) -> ForeignCollection``. It never writes to what it reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import decimal
+import logging
+import math
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..address import Address
+from ..backend import Backend
+from ..encoder import Encoder, as_encoder, encode_checked
+from ..errors import ConflictError, InvalidInput, ModelMismatchError
+from ..matryoshka import as_vectors, normalize
+from ..progress import progress_report
+from ..registry import importer, open_backend
+from ..retriever import MatryoshkaRetriever
+from ..settings import NOT_GIVEN, NotGiven, check_positive
+from .passes import Progress
+
+__all__ = ["Fields", "ForeignBatch", "ForeignCollection", "ImportReport", "import_collection", "plain_json"]
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE = 64
+"""Texts that are encoded to see whether the vectors are the encoder's."""
+_SAME_VECTOR = 0.99
+_INT64 = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which fields of the foreign rows are what; None: the database's own place for it."""
+
+    vector: str | None = None
+    text: str | None = None
+    id: str | None = None
+    metadata: tuple[str, ...] | None = None
+    """Names to keep; None: all that are nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignBatch:
+    """Some rows as columns of one length."""
+
+    ids: Sequence[str]
+    vectors: Sequence[Any]
+    """A vector, or None, for each."""
+    documents: Sequence[str | None]
+    metadatas: Sequence[Mapping[str, Any]]
+
+
+class ForeignCollection(ABC):
+    """Somebody's rows, read in batches. Reading changes nothing in the database."""
+
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows there are."""
+
+    @abstractmethod
+    def batches(self, size: int) -> Iterator[ForeignBatch]:
+        """All rows, each once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files and connections."""
+
+    def __enter__(self) -> ForeignCollection:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did."""
+
+    source: str
+    target: str
+    rows: int
+    vectors: int
+    """Rows that have a vector; the others are stored, but found by no search."""
+    longest: float
+    shortest: float
+    """Lengths of the vectors in the source. Where they differ from 1, the source may have ranked by inner product or by
+    distance; here the ranking is by cosine."""
+
+
+def import_collection(
+    source: str,
+    target: str | None = None,
+    *,
+    fields: Fields | None = None,
+    encoder: Any = None,
+    coarse_dims: int | NotGiven = NOT_GIVEN,
+    fine_dims: int | None = None,
+    batch_size: int = 1000,
+    progress: Progress = False,
+    source_options: Mapping[str, Any] | None = None,
+    backend_options: Mapping[str, Any] | None = None,
+) -> ImportReport:
+    """Make a two-stage collection of one that another program made. Its vectors are taken as they are.
+
+    Args:
+        source: its address, with ``?collection=`` the name of the collection or table; it is only read.
+        target: address of the new collection; None: beside the source, by its name with ``-mrl`` appended.
+        fields: which fields are what.
+        encoder: what made the vectors, so that the new collection can be searched by text; it is checked on some of
+            the documents. None: searches by vector.
+        coarse_dims, fine_dims: dims of the new collection.
+        batch_size: rows read and written at a time.
+        progress: True draws a bar on stderr; a function is called with rows done and their total.
+        source_options, backend_options: of the two databases.
+
+    Raises:
+        CollectionNotFound: there is no such collection or table.
+        InvalidInput: a field is not there, or a value cannot be stored.
+        ModelMismatchError: the vectors are not those of ``encoder``.
+        ConflictError: the target holds something else.
+    """
+    size = check_positive(batch_size, "batch_size")
+    address = Address.parse(source)
+    place = address.with_collection(f"{address.collection}-mrl") if target is None else Address.parse(target)
+    if place == address:
+        raise InvalidInput(f"{source} cannot be imported into itself: give another collection name")
+    model = None if encoder is None else as_encoder(encoder)
+    with (
+        importer(address.scheme)(address, fields or Fields(), **(source_options or {})) as foreign,
+        open_backend(place, **(backend_options or {})) as backend,
+    ):
+        taking = _Taking(str(address), backend, model, coarse_dims, fine_dims)
+        with progress_report(progress, range(foreign.count())) as report:
+            for batch in foreign.batches(size):
+                taking.take(batch)
+                report(taking.rows)
+        return taking.finish()
+
+
+class _Taking:
+    """One import on its way."""
+
+    def __init__(
+        self,
+        source: str,
+        backend: Backend,
+        encoder: Encoder | None,
+        coarse_dims: int | NotGiven,
+        fine_dims: int | None,
+    ) -> None:
+        self._source, self._backend, self._encoder = source, backend, encoder
+        found = backend.read_manifest()
+        if found is not None and (found.origin or {}).get("source") != source:
+            raise ConflictError(f"{backend.address} holds another collection already: give another target, or drop it")
+        self._retriever = MatryoshkaRetriever(encoder, backend, coarse_dims=coarse_dims, fine_dims=fine_dims)
+        self._ids: set[str] = set()
+        self._checked = 0
+        self._vectors = 0
+        self._shortest, self._longest = math.inf, 0.0
+
+    @property
+    def rows(self) -> int:
+        return len(self._ids)
+
+    def take(self, batch: ForeignBatch) -> None:
+        if not batch.ids:
+            return
+        self._look_at(batch)
+        metadatas = [{str(key): plain_json(value) for key, value in one.items()} for one in batch.metadatas]
+        self._retriever.index(
+            batch.documents, batch.ids, metadatas, vectors=list(batch.vectors), batch_size=len(batch.ids)
+        )
+        self._ids.update(batch.ids)
+        self._mark(complete=False)
+
+    def finish(self) -> ImportReport:
+        if not self._ids:
+            raise InvalidInput(f"{self._source} has no rows: there is nothing to import")
+        stored = self._backend.count()
+        if stored < self.rows:
+            raise ConflictError(f"{stored} of {self.rows} rows are in {self._backend.address}: import it again")
+        self._mark(complete=True)
+        self._backend.flush()
+        where = str(self._backend.address)
+        return ImportReport(
+            self._source, where, self.rows, self._vectors, self._longest, min(self._shortest, self._longest)
+        )
+
+    def _look_at(self, batch: ForeignBatch) -> None:
+        """Lengths of the vectors; and whether they are the encoder's, on the first that have a text."""
+        present = [i for i, vector in enumerate(batch.vectors) if vector is not None]
+        if not present:
+            return
+        vectors = as_vectors([batch.vectors[i] for i in present], what=f"the vectors of {self._source}")
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        self._shortest = min(self._shortest, float(lengths.min()))
+        self._longest = max(self._longest, float(lengths.max()))
+        self._vectors += len(present)
+        if self._encoder is None or self._checked >= _SAMPLE:
+            return
+        texts = {j: text for j, i in enumerate(present) if (text := batch.documents[i])}
+        sample = dict(list(texts.items())[: _SAMPLE - self._checked])
+        if not sample:
+            return
+        ours = encode_checked(self._encoder, list(sample.values()), queries=False)
+        if ours.shape[1] != vectors.shape[1]:
+            raise ModelMismatchError(
+                f"the vectors of {self._source} have {vectors.shape[1]} components, the encoder's have "
+                f"{ours.shape[1]}: give the encoder that made them, or none"
+            )
+        cosines = np.einsum("nd,nd->n", ours, normalize(vectors[list(sample)]))
+        if (alike := float(np.median(cosines))) < _SAME_VECTOR:
+            raise ModelMismatchError(
+                f"the vectors of {self._source} are not the encoder's: those of {len(sample)} documents agree with "
+                f"what it makes of them only to cosine {alike:.3f} in the median, they must to {_SAME_VECTOR}. Give "
+                "the encoder that made them (with its prompts), or none"
+            )
+        self._checked += len(sample)
+
+    def _mark(self, *, complete: bool) -> None:
+        found = self._backend.read_manifest()
+        assert found is not None
+        origin = {"source": self._source, "source_id": self._source, "complete": complete}
+        if found.origin != origin:
+            self._backend.write_manifest(replace(found, origin=origin), found)
+
+
+def plain_json(value: Any) -> Any:
+    """A value of somebody's database as JSON that every backend can hold.
+
+    Dates and times become ISO strings, decimals numbers where that is exact and else strings, UUIDs strings, bytes
+    base64, NaN and infinities None, integers beyond 64 bits strings, arrays and sets lists; what is left, its ``str``.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain_json(value.tolist())
+    if isinstance(value, int):
+        return value if -_INT64 <= value < _INT64 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return _number(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(bytes(value)).decode("ascii")
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    return str(value)
+
+
+def _number(value: decimal.Decimal) -> int | float | str:
+    if not value.is_finite():
+        return str(value)
+    if value == value.to_integral_value() and abs(value) < _INT64:
+        return int(value)
+    return float(value) if decimal.Decimal(repr(float(value))) == value else str(value)
