@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mrl_retrieval.errors import InvalidInput
+from mrl_retrieval.generations import open_current
 from mrl_retrieval.ingest import Counts, RecordOptions, SyncOptions, find_files, sync
 from mrl_retrieval.ingest.files import TEXT_GLOBS
 from mrl_retrieval.ingest.reading import check_encoding
 from mrl_retrieval.ingest.records import parse_fields
 from mrl_retrieval.long_texts import OnLong
-from mrl_retrieval.registry import open_backend
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     sources, scope = find_files(arguments.paths, globs=arguments.glob or TEXT_GLOBS, relative_to=arguments.relative_to)
     began = time.perf_counter()
     line = ProgressLine(sys.stderr, shown=wants_progress(arguments, sys.stderr))
-    backend = open_backend(arguments.to)
+    backend = open_current(arguments.to)
     try:
         exists = backend.read_manifest() is not None
         if not sources and not exists:

@@ -7,8 +7,8 @@ from typing import Any
 
 from mrl_retrieval.backend import Backend, BackendStats
 from mrl_retrieval.errors import CollectionNotFound
+from mrl_retrieval.generations import open_current
 from mrl_retrieval.manifest import Manifest
-from mrl_retrieval.registry import open_backend
 
 from .output import Output, on_one_line, plural, readable_bytes
 
@@ -31,7 +31,7 @@ def add_parsers(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Read and print."""
-    with open_backend(arguments.address) as backend:
+    with open_current(arguments.address) as backend:
         manifest = backend.read_manifest()
         if manifest is None:
             known = ", ".join(backend.collections()) or "none"
@@ -66,6 +66,7 @@ def describe(backend: Backend, manifest: Manifest, stats: BackendStats) -> dict[
         },
         "created_with": manifest.created_with,
         "collection_id": manifest.collection_id,
+        "origin": manifest.origin,
         "backend": {
             "name": backend.address.scheme,
             "persistent": able.persistent,
@@ -100,6 +101,9 @@ def _print(output: Output, value: dict[str, Any]) -> None:
             field("", f"prompt for {role}: {prompt!r}")
     field("created with", f"mrl-retrieval {value['created_with'] or '(unknown version)'}")
     field("id", value["collection_id"])
+    if origin := value["origin"]:
+        unfinished = "" if origin.get("complete", True) else " (not finished)"
+        field("made from", f"{origin.get('source', 'unknown')}{unfinished}")
     backend = value["backend"]
     flags = [key.replace("_", " ") for key, flag in backend.items() if flag is True]
     field("backend", ", ".join([backend["name"], *flags]))

@@ -7,7 +7,9 @@ import sys
 from typing import Any
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.backend import Backend
 from mrl_retrieval.errors import CollectionNotFound, InvalidInput, MRLError
+from mrl_retrieval.generations import base_of, generation_names, open_current
 from mrl_retrieval.registry import open_backend
 
 from .output import Output, fitted, on_one_line, plural
@@ -39,7 +41,7 @@ def run_list(arguments: argparse.Namespace, output: Output) -> int:
     address = Address.parse(arguments.address)
     with open_backend(address) as backend:
         names = backend.collections()
-    found = [_describe(address.with_collection(name)) for name in names]
+    found = [one for name in names if (one := _describe(address.with_collection(name))) is not None]
     if arguments.json:
         output.json(found)
     elif not found:
@@ -56,11 +58,14 @@ def run_list(arguments: argparse.Namespace, output: Output) -> int:
     return 1 if any(one["error"] for one in found) else 0
 
 
-def _describe(address: Address) -> dict[str, Any]:
+def _describe(address: Address) -> dict[str, Any] | None:
+    """What a collection holds; None for a generation, which is shown by the name of the collection it belongs to."""
     value: dict[str, Any] = {"collection": address.collection, "address": str(address), "rows": None, "dims": None}
     try:
-        with open_backend(address) as backend:
+        with open_current(address) as backend:
             manifest = backend.manifest
+            if base_of(manifest, backend.address.collection) != address.collection:
+                return None
             value["rows"] = backend.count()
     except MRLError as error:
         return value | {"encoder": None, "error": str(error)}
@@ -74,21 +79,37 @@ def run_drop(arguments: argparse.Namespace, output: Output) -> int:
     address = Address.parse(arguments.address)
     with open_backend(address) as backend:
         known = backend.collections()
+        generations = generation_names(address.collection, known)
         if address.collection not in known:
             raise CollectionNotFound(
                 f"there is no collection at {address} (collections there: {', '.join(known) or 'none'})"
             )
         try:
             backend.read_manifest()
-            holds = plural(backend.count(), "row")
+            with open_current(address) as current:
+                current.read_manifest()
+                holds = plural(current.count(), "row")
         except MRLError as error:  # a damaged collection is one of those that want dropping
             holds = f"what cannot be read: {on_one_line(str(error))}"
         if not arguments.yes and not _confirmed(f"drop the collection {address.collection!r} at {address} ({holds})?"):
             output.line("kept.")
             return 1
+        for name in generations:
+            with open_backend(address.with_collection(name)) as one:
+                if _belongs(one, address.collection):
+                    one.drop()
         backend.drop()
     output.line(f"dropped {address} ({holds}).")
     return 0
+
+
+def _belongs(backend: Backend, base: str) -> bool:
+    """Whether a collection with the name of a generation is one."""
+    try:
+        manifest = backend.read_manifest()
+    except MRLError:
+        return False
+    return manifest is not None and base_of(manifest, "") == base
 
 
 def _confirmed(question: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mrl_retrieval.retriever import MatryoshkaRetriever
@@ -23,6 +25,25 @@ def test_reindex_and_back(mrl, uri, filled):
     assert back.status == 0 and "'default' now" in back.out
     with MatryoshkaRetriever.open(uri) as retriever:
         assert retriever.manifest is not None and retriever.manifest.dim != 32
+
+
+def test_generations_are_one_collection(mrl, uri, filled, jsonl):
+    for encoder in ("hashing:32", "hashing:48"):
+        assert mrl("reindex", uri, "--encoder", encoder).status == 0
+    (one,) = json.loads(mrl("list", uri, "--json").out)
+    assert (one["collection"], one["rows"], one["dims"]["full"]) == ("default", 20, 48)
+    info = json.loads(mrl("info", uri, "--json").out)
+    assert info["rows"] == 20 and info["dims"]["full"] == 48 and info["origin"]["base"] == "default"
+    assert "made from" in mrl("info", uri).out
+    again = mrl("index", jsonl("a.jsonl", {"id": "0", "text": "changed"}), "--to", uri)
+    assert again.status == 0 and "1 changed" in again.out and "19 dropped" in again.out
+    assert mrl("search", uri, "changed", "--top-k", "1", "--json").status == 0
+    with MatryoshkaRetriever(encoder=None, backend=f"{uri}?collection=default.g7") as mine:
+        mine.index(["a"], vectors=[[1.0, 2.0]])  # looks like a generation, and is none
+    dropped = mrl("drop", uri, "--yes")
+    assert dropped.status == 0 and "(1 row)" in dropped.out
+    (left,) = json.loads(mrl("list", uri, "--json").out)
+    assert left["collection"] == "default.g7"
 
 
 def test_what_is_refused(mrl, uri, filled):
