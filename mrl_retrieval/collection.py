@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 from . import identity
@@ -28,6 +29,9 @@ from .two_stage import Stage
 __all__ = ["Collection"]
 
 logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which a read looks again whether the collection is still the same."""
 
 
 class Collection:
@@ -66,6 +70,7 @@ class Collection:
         if self._encoder is not None and self._dim not in (None, self._encoder.dim):
             raise DimensionError(f"dim={self._dim} was given, the encoder's is {self._encoder.dim}: leave dim out")
         self._canaries_agree = False
+        self._looked = time.monotonic()
         self._manifest = backend.read_manifest()
         if self._manifest is not None:
             self._hold_to(self._manifest)
@@ -123,25 +128,30 @@ class Collection:
                     self._canaries_agree = True
         return encoder
 
-    def check_current(self) -> None:
-        """Look whether the collection is still the one this object knows, before something is written to it.
+    def check_current(self, *, writing: bool) -> None:
+        """Look whether the collection is still the one this object knows.
+
+        That is done before every write, and for reads at most once a second, since a look may be a round trip.
 
         Raises:
-            ConflictError: its rows have moved, or are about to.
+            ConflictError: its rows have moved, or are about to, and something is to be written.
             CollectionMismatchError: it was dropped and made again.
         """
         known = self._manifest
-        if known is None:
+        now = time.monotonic()
+        if known is None or (not writing and now - self._looked < _LOOK_AGAIN):
             return
         found = self.backend.read_manifest()
         if found is None:
             return  # dropped: the backend says so in its own words
+        self._looked = now
         if found.collection_id != known.collection_id:
             raise CollectionMismatchError(
                 f"{self.where} was dropped and made again since it was opened here (its id is {found.collection_id}, "
                 f"it was {known.collection_id}): open it again"
             )
-        check_stays(found, self.where)
+        if writing:
+            check_stays(found, self.where)
 
     def ensure(self, dim: int) -> Manifest:
         """The manifest; makes the collection, for vectors of length ``dim``, if it does not exist."""

@@ -187,7 +187,7 @@ class MatryoshkaRetriever:
             batch_size=check_positive(batch_size, "batch_size"),
             dim=None if vectors is None else self._collection.vector_dim,
         )
-        self._collection.check_current()
+        self._collection.check_current(writing=True)
         encoder = self._collection.verified_encoder() if vectors is None else None
         done: list[str] = []
         with progress_report(progress, documents) as report:
@@ -209,7 +209,7 @@ class MatryoshkaRetriever:
         """Remove rows by id or by filter; unknown ids are no error. Returns how many were there."""
         if (ids is None) == (filter is None):
             raise TypeError("delete takes either ids= or filter=")
-        self._collection.check_current()
+        self._collection.check_current(writing=True)
         if ids is not None:
             wanted = _id_list(ids)
             return self._backend.delete(wanted) if wanted and self.manifest else 0
@@ -311,11 +311,13 @@ class MatryoshkaRetriever:
         wanted = _id_list(ids)
         if not wanted or not self.manifest:
             return [None] * len(wanted)
+        self._collection.check_current(writing=False)
         return self._backend.get(wanted, vectors=vectors)
 
     def count(self, filter: Mapping[str, Any] | Filter | None = None) -> int:
         """How many rows there are, or match."""
         parsed = parse_filter(filter)
+        self._collection.check_current(writing=False)
         return self._backend.count(parsed) if self.manifest else 0
 
     def info(self) -> CollectionInfo:
@@ -443,7 +445,9 @@ class MatryoshkaRetriever:
         return vectors
 
     def _prepare(self, top_k: int | NotGiven, options: SearchOptions) -> PreparedSearch | None:
-        return PreparedSearch.prepare(self._made, self.manifest, top_k, **options)
+        prepared = PreparedSearch.prepare(self._made, self.manifest, top_k, **options)
+        self._collection.check_current(writing=False)
+        return prepared
 
 
 def _id_list(ids: Iterable[str | int]) -> list[str]:

@@ -17,6 +17,10 @@ from .two_stage import Ranking, SearchRequest, Stage
 __all__ = ["PreparedSearch", "SearchOptions"]
 
 
+_MANY = 100_000
+"""Candidates beyond which it is worth asking how many rows there are."""
+
+
 class SearchOptions(TypedDict, total=False):
     """What every search takes; see :meth:`mrl_retrieval.MatryoshkaRetriever.search`."""
 
@@ -65,9 +69,17 @@ class PreparedSearch:
     def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
         """Search for full embeddings, ``(Q, dim)``: one result for each."""
         queries = prefix(vectors, self.manifest.fine_dims)
-        request = SearchRequest(queries, self.stages, self.filter, self.explain)
+        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain)
         certificate = "exact" if request.exact else None
         return [_result(ranking, certificate) for ranking in backend.search(request)]
+
+
+    def _possible(self, backend: Backend) -> tuple[Stage, ...]:
+        """The stages without limits beyond all rows, which some databases cannot even read as a number."""
+        if max(stage.limit for stage in self.stages) <= _MANY:
+            return self.stages
+        rows = max(backend.count(), 1)
+        return tuple(Stage(stage.dims, min(stage.limit, rows)) for stage in self.stages)
 
 
 def _result(ranking: Ranking, certificate: str | None) -> SearchResult:

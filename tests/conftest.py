@@ -2,10 +2,12 @@
 
 import pytest
 
+from tests.milvus_server import milvus_server
+from tests.postgres_server import postgres
 from tests.servers import chroma_server
 from tests.skips import SkipCheck
 
-__all__ = ["chroma_server", "pytest_configure"]
+__all__ = ["chroma_server", "milvus_server", "postgres", "pytest_configure"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

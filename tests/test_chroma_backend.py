@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import shutil
 import threading
 import uuid
@@ -22,6 +23,7 @@ import chromadb
 from chromadb.config import Settings
 from chromadb.errors import InternalError
 
+from mrl_adapters._chroma_filters import rank
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import (
@@ -289,6 +291,37 @@ class TestFolder:
         with open_backend(f"chroma:{tmp_path}") as backend, pytest.raises(BackendError, match="connecting"):
             backend.read_manifest()
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "Permission denied (os error 13)",
+            "error returned from database: (code: 1544) attempt to write a readonly database",
+            "error returned from database: (code: 14) unable to open database file",
+            "Read-only file system (os error 30)",
+        ],
+    )
+    def test_a_folder_without_permission(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+        """In Chroma's own words, since for root there is no such folder."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise InternalError(words)
+
+        monkeypatch.setattr(chromadb, "PersistentClient", refuse)
+        with open_backend(f"chroma:{tmp_path / 'kb'}") as backend:
+            with pytest.raises(BackendError, match=f"{tmp_path / 'kb'} .*check the permissions") as caught:
+                backend.write_manifest(MANIFEST, None)
+            assert words in str(caught.value)
+
+    def test_a_folder_that_cannot_even_be_looked_into(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path) -> bool:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        backend = open_backend(f"chroma:{tmp_path}")
+        monkeypatch.setattr(Path, "is_file", refuse)
+        for attempt in (backend.read_manifest, lambda: open_backend(f"chroma:{tmp_path}")):
+            with pytest.raises(BackendError, match=f"{tmp_path} .*check the permissions"):
+                attempt()
+
     def test_a_damaged_manifest_is_noticed(self, tmp_path: Path) -> None:
         with made(f"chroma:{tmp_path}") as backend:
             coarse = backend._pair().coarse
@@ -351,7 +384,7 @@ class TestMemory:
             theirs.close()
 
     def test_unknown_options(self) -> None:
-        with pytest.raises(TypeError, match="ef_serach"):
+        with pytest.raises(InvalidInput, match="takes .*ef_search.*; got ef_serach"):
             open_backend("chroma:", ef_serach=3)
         with pytest.raises(AddressError, match="api_key"):
             open_backend("chroma:", api_key="secret")
@@ -398,14 +431,16 @@ class TestServer:
 
 
 class Failing:
-    """A Chroma collection whose ``verb`` raises once."""
+    """A Chroma collection whose ``verb`` raises once, after some calls of it that do not."""
 
-    def __init__(self, collection: Any, verb: str, error: Exception | None = None) -> None:
-        self._collection, self._verb = collection, verb
+    def __init__(self, collection: Any, verb: str, error: Exception | None = None, after: int = 0) -> None:
+        self._collection, self._verb, self._after = collection, verb, after
         self._error = error or RuntimeError("the disk is full")
 
     def __getattr__(self, name: str) -> Any:
         if name == self._verb:
+            self._after -= 1
+        if name == self._verb and self._after < 0:
             self._verb = ""
 
             def fail(**_: Any) -> None:
@@ -456,6 +491,48 @@ class TestInterruptedWrites:
             memory.repair()
             check(expected)
         assert whole.full.count() == whole.coarse.count()
+
+    @pytest.mark.parametrize(
+        ("part", "verb", "after", "expected"),
+        [
+            ("full", "upsert", 0, []),
+            ("full", "upsert", 1, ["a0"]),
+            ("full", "upsert", 2, ["a0"]),
+            ("coarse", "upsert", 0, ["a0", "b1"]),
+            ("coarse", "delete", 0, ["a0", "b1", "c2", "d3"]),
+            ("full", "delete", 0, ["a0", "b1", "c2", "d3", "e4"]),
+        ],
+    )
+    def test_the_error_says_which_rows_are_in(
+        self,
+        memory: ChromaBackend,
+        monkeypatch: pytest.MonkeyPatch,
+        part: str,
+        verb: str,
+        after: int,
+        expected: list[str],
+    ) -> None:
+        """Two requests: the first is in whole, of the second what its failing step had left to do is not."""
+        monkeypatch.setattr(type(memory._collections), "max_batch", lambda _: 4)
+        v = vectors(8)
+        old = [Row("e4", "old", {}, v[0]), Row("c2", "old", {}, v[1])]
+        memory.upsert(batch(old))
+        new = [Row("a0", "new", {}, None), *(Row(f"x{i}", "new", {}, None) for i in range(3))]
+        second = [
+            Row("b1", "new", {}, None),  # in with the first step
+            Row("c2", "new", {}, v[3]),  # with the second
+            Row("d3", "new", {}, v[4]),
+            Row("e4", "new", {}, None),  # with the third: it loses its vector
+        ]
+        whole = memory._pair()
+        failing = Failing(getattr(whole, part), verb, after=after)
+        memory._collections._pair = replace(whole, **{part: failing})
+        with pytest.raises(BackendError) as caught:
+            memory.upsert(batch([*new, *second]))
+        memory._collections._pair = whole
+        there = [row.id for row in memory.get([r.id for r in [*new, *second]]) if row and row.document == "new"]
+        assert list(caught.value.indexed_ids) == there
+        assert [id for id in there if not id.startswith("x")] == expected
 
     @pytest.mark.parametrize("heal", ["repeat", "repair", "delete"])
     @pytest.mark.parametrize("to_vector", [True, False])
@@ -522,6 +599,20 @@ class TestGraph:
             assert sorted(found.ids) == expected
             assert (found.scores[:5] == 1).all()
 
+    def test_more_candidates_than_chroma_can_count(self, opener: Callable[[], str]) -> None:
+        query = vectors(2, seed=3)
+        with made(opener()) as backend:
+            for stored in ([], rows(1200)):
+                backend.upsert(batch(stored)) if stored else None
+                for filter in (
+                    None,
+                    parse_filter({"third": {"$in": [0, 1, 2]}}),
+                    IdIn(frozenset(r.id for r in stored)),
+                ):
+                    for stages in [(Stage(COARSE, 10**20), Stage(DIM, 10**20)), (Stage(DIM, 10**20),)]:
+                        for ranking in backend.search(SearchRequest(query, stages, filter)):
+                            assert len(ranking.rows) == len(stored)
+
     def test_small_collections_are_searched_exactly(self, memory: ChromaBackend) -> None:
         full = np.zeros((900, DIM), dtype=np.float32)
         full[700:705, 0] = 1
@@ -576,7 +667,9 @@ class TestGraph:
 KEYS = st.sampled_from(["a", "b", "a=1", 'a="', "é", "c d", "$x", "n:a"])
 NUMBERS = st.one_of(
     st.integers(-3, 3),
-    st.sampled_from([0.5, -0.0, 1.0, 2.0, -1.5, 1e300, 2**53, 2**53 + 1, 2**63 - 1, -(2**63), 5e-324]),
+    st.sampled_from(
+        [0.5, -0.0, 1.0, 2.0, -1.5, -2.5, 1e300, 2**53, 2**53 + 1, 2**52 + 0.5, 2**63 - 1, -(2**63), 5e-324]
+    ),
 )
 SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, st.sampled_from(["", "x", "1", "true", "é😀", "x" * 300]))
 
@@ -657,6 +750,49 @@ class TestFilters:
             assert shared.count(filter) == len(expected)
             found = shared.coarse_search(query, 10, shared.resolve_filter(filter))[0].ids
             assert set(found) == {id for id in expected if stored[int(id[1:])].vector is not None}
+
+    @given(st.lists(NUMBERS | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**63 - 1)))
+    def test_ranks_have_the_order_of_the_numbers(self, numbers: list[float]) -> None:
+        for operand in (n for n in numbers if abs(n) <= 2**53):
+            for n in numbers:
+                assert (rank(n) > rank(operand), rank(n) == rank(operand)) == (n > operand, n == operand)
+                assert abs(rank(n)) < 2**63
+
+    def test_fractions_and_neighbours(self, opener: Callable[[], str]) -> None:
+        """Chroma itself cuts 4.5 to 4 before it looks at integers, and a server reads floats as their neighbours."""
+        stored: list[float] = [
+            4,
+            5,
+            -4,
+            -5,
+            4.0,
+            4.5,
+            -4.5,
+            0,
+            2**53,
+            2**53 + 1,
+            -(2**53) - 1,
+            2**63 - 1,
+            1e300,
+            5e-324,
+        ]
+        close = np.random.default_rng(2).uniform(-1e3, 1e3, 100)
+        for away in (np.inf, -np.inf):
+            stored += [float(x) for x in np.nextafter(close, away)]
+        full = vectors(len(stored))
+        metadatas: list[dict[str, Any]] = [{"n": n} for n in stored]
+        ids = [str(i) for i in range(len(stored))]
+        meaning = {"$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le}
+        with made(opener()) as backend:
+            backend.upsert(RowBatch(ids, [None] * len(ids), metadatas, full, np.ones(len(ids), bool)))
+            operands = [4, 4.5, -4.5, 0.25, -0.25, 5e-324, -5e-324, 2**53, 2**52 + 0.5]
+            for operand in [*operands, *close[:5].tolist(), *stored[20:25]]:
+                for op, holds in meaning.items():
+                    filter = parse_filter({"n": {op: operand}})
+                    assert filter is not None and backend.can_filter(filter)
+                    expected = {id for id, n in zip(ids, stored, strict=True) if holds(n, operand)}
+                    assert {id for part in backend.scan(filter) for id in part.ids} == expected, (op, operand)
+                    assert backend.count(Not(filter)) == len(ids) - len(expected)
 
     def test_what_is_pushed_down(self, memory: ChromaBackend) -> None:
         memory.upsert(batch(rows(30)))

@@ -109,7 +109,7 @@ def test_an_address_without_a_folder(text):
 
 
 def test_options(address, opened):
-    with pytest.raises(TypeError, match=r"fine_dtype.*lock_timeout.*got \['colour'\]"):
+    with pytest.raises(InvalidInput, match=r"fine_dtype.*lock_timeout.*got \['colour'\]"):
         open_backend(address, colour=1)
     with pytest.raises(InvalidInput, match="fine_dtype='int8'"):
         open_backend(address, fine_dtype="int8")

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from mrl_adapters import _qdrant_points, qdrant
+from mrl_adapters import _qdrant_client, _qdrant_points, qdrant
 from mrl_adapters._qdrant_filters import NATIVE, TAGS, point_id, tags_of
 from mrl_adapters.qdrant import QdrantBackend
 from mrl_retrieval.documents import Row, RowBatch
@@ -431,6 +431,26 @@ def test_another_process_gets_a_clear_error(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_a_process_that_was_faster_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our look at the lock and Qdrant's taking it, another process may take it."""
+    with filled(f"qdrant:{tmp_path}/kb", 3):
+        pass
+    tries = iter([RuntimeError("Storage folder kb is already accessed by another instance of Qdrant client.")])
+    make = _qdrant_client.QdrantClient
+
+    def late(**known: Any) -> QdrantClient:
+        for error in tries:
+            raise error
+        return make(**known)
+
+    monkeypatch.setattr(_qdrant_client, "QdrantClient", late)
+    with open_backend(f"qdrant:{tmp_path}/kb") as backend:
+        assert backend.count() == 3
+    tries = iter([RuntimeError("Storage folder kb is already accessed by another instance of Qdrant client.")])
+    with open_backend(f"qdrant:{tmp_path}/kb", lock_timeout=0) as backend, pytest.raises(LockTimeout):
+        backend.count()
+
+
 def test_a_user_s_own_collections_are_left_alone(tmp_path: Path) -> None:
     client = QdrantClient(path=str(tmp_path / "kb"))
     client.create_collection("theirs", vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE))
@@ -513,7 +533,7 @@ def test_capabilities_and_stats(tmp_path: Path) -> None:
         ("qdrant:", {"hnsw": 1}, "no option 'hnsw'; known: api_key"),
         ("qdrant:", {"api_key": "k"}, "api_key= is for a Qdrant server"),
         ("qdrant+http://h:1", {"timeout": 0}, "timeout=0"),
-        ("qdrant+http://h:1", {"quantization": "ternary"}, "quantization='ternary'"),
+        ("qdrant+http://h:1", {"coarse_quantization": "ternary"}, "coarse_quantization='ternary'"),
         ("qdrant+http://h:1", {"index_fields": {"year": "int"}}, "known types"),
         ("qdrant:", {"lock_timeout": "soon"}, "lock_timeout='soon'"),
     ],
@@ -617,7 +637,7 @@ def test_creation_on_a_server(stub: Stub) -> None:
     stub.answers["PUT /collections/default/index"] = ok({"operation_id": 1, "status": "completed"})
     stub.answers["GET /collections/default"] = lambda _: ok(collection_info(created[0]["metadata"]))
     options = {"index_fields": {"year": "integer", "full name": "keyword"}, "shard_number": 2}
-    with open_backend(f"qdrant+{stub.url}", on_disk=True, quantization="binary", **options) as backend:
+    with open_backend(f"qdrant+{stub.url}", coarse_quantization="binary", **options) as backend:
         backend.write_manifest(manifest(), None)
     (body,) = created
     assert body["shard_number"] == 2
@@ -683,7 +703,8 @@ def test_the_request_of_a_search(stub: Stub) -> None:
     assert search["limit"] == 3
     assert search["prefetch"]["using"] == "coarse"
     assert search["prefetch"]["limit"] == 50
-    assert search["prefetch"]["params"] == {"quantization": {"rescore": True, "oversampling": 2.0}}
+    quantized = {"rescore": True, "oversampling": 8.0}
+    assert search["prefetch"]["params"] == {"hnsw_ef": 400, "quantization": quantized}
     tag, bound = search["prefetch"]["filter"]["must"]
     assert tag == {"key": "_mrl_tags", "match": {"value": '"year":number'}}
     assert bound == {"key": "metadata.year", "range": {"gte": 1.0}}
@@ -716,7 +737,7 @@ def test_the_api_key_is_never_shown(
         with pytest.raises(BackendError, match=r"key \*\*\* is read-only") as caught:
             backend.read_manifest()
         assert key not in str(caught.value)
-        assert key not in repr(backend._options)
+        assert key not in repr(backend._settings)
     assert key not in caplog.text
     assert stub.asked[0][2]["api-key"] == key
     with open_backend("qdrant+http://qdrant.example:6333", api_key=key, timeout=1) as remote:
@@ -762,3 +783,13 @@ def test_a_live_server_agrees_with_the_core(live: str, prefer_grpc: bool) -> Non
                 np.testing.assert_allclose(found.scores, scores, atol=1e-5)
         assert backend.delete(["id-0", "unknown"]) == 1
         assert backend.stats().vectors == 499
+
+
+def test_what_nobody_closed_is_closed_in_silence(tmp_path: Path) -> None:
+    code = (
+        "from mrl_retrieval import MatryoshkaRetriever as R\n"
+        "for place in ('qdrant:kb', 'qdrant:'):\n"
+        "    r = R('hashing', place); r.index(['a']); print(len(r.search('a')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("1\n1\n", "")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever, errors, reindex, rollback
+from mrl_retrieval import MatryoshkaRetriever, collection, errors, reindex, rollback
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.generations import open_current
 from mrl_retrieval.registry import open_backend
@@ -185,14 +185,22 @@ def test_dims_of_the_new_generation(memory: str) -> None:
         assert (manifest.dim, manifest.coarse_dims, manifest.fine_dims) == (128, 32, 96)
 
 
-def test_a_collection_made_again_is_not_written_to(place: str) -> None:
+def test_a_collection_made_again_is_a_stranger(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collection, "_LOOK_AGAIN", 0)
     made(place)
     with MatryoshkaRetriever.open(place) as stale:
         with open_backend(place) as backend:
             backend.read_manifest()
             backend.drop()
         made(place)
-        with pytest.raises(errors.CollectionError):
-            stale.index(["x"], ["x"])
+        for call in (
+            lambda: stale.index(["x"], ["x"]),
+            lambda: stale.delete(["1"]),
+            lambda: stale.search("x"),
+            lambda: stale.get(["1"]),
+            stale.count,
+        ):
+            with pytest.raises(errors.CollectionError):
+                call()
     with MatryoshkaRetriever.open(place) as retriever:
         assert retriever.count() == 60

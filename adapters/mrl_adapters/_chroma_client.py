@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 # Chroma creates and counts its shared systems without a lock of its own around both.
 _SYSTEMS = threading.RLock()
 _SHORTEST_SECRET = 4
+_NOT_ALLOWED = re.compile(
+    "permission denied|readonly database|read-only file system|unable to open database file", re.I
+)
 _DEFAULT_PORT = {"http": 8000, "https": 443}
 
 
@@ -119,9 +123,10 @@ class Connection:
         self._folder = folder
         self.key = address.url or (str(folder) if folder else f"memory-{uuid.uuid4()}")
         """Tells one place from another within this process."""
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise NotACollection(f"{folder} is a file; a Chroma database is a folder: choose another path")
-        self._is_there()
+        with self.errors("opening"):
+            if folder is not None and folder.exists() and not folder.is_dir():
+                raise NotACollection(f"{folder} is a file; a Chroma database is a folder: choose another path")
+            self._is_there()
 
     @property
     def folder(self) -> Path | None:
@@ -141,8 +146,9 @@ class Connection:
 
     def reader(self) -> Any | None:
         """The client, or None where there is no database yet; creates nothing on disk."""
-        if self._client is None and not self._closed and not self._is_there():
-            return None
+        with self.errors("opening"):
+            if self._client is None and not self._closed and not self._is_there():
+                return None
         return self.client()
 
     def client(self) -> Any:
@@ -242,6 +248,11 @@ class Connection:
             return BackendError(
                 f"{doing}: the Chroma server at {where} refuses the credentials ({words}); give api_key= or headers=, "
                 "or set CHROMA_API_KEY"
+            )
+        if self._folder is not None and _NOT_ALLOWED.search(words):
+            return BackendError(
+                f"{doing}: Chroma may not read and write in {self._folder} ({words}); check the permissions of this "
+                "folder, of the files in it and of the folder above it: Chroma writes there even to read"
             )
         return BackendError(f"{doing}: Chroma at {where} failed: {type(error).__name__}: {words}")
 

@@ -1,11 +1,11 @@
 """Metadata as Chroma can filter it: one list of *terms* per row, and our filters compiled to questions about terms.
 
-Chroma's metadata has no nested dicts, no empty lists and no None to look for, and it orders numbers only. So a row
-carries, next to the JSON of its metadata, a list of strings that say what is true of it (written once per path):
+Chroma's metadata has no nested dicts, no empty lists and no None to look for. So a row carries, next to the JSON of
+its metadata, a list of strings that say what is true of it (written once per path):
 
 ==================  ==========================================================================
 ``.``               this is a row
-``n:PATH``          the value is a number (which is also stored as a number, under the key ``n:PATH``)
+``n:PATH``          the value is a number (whose :func:`rank` is also stored, under the key ``n:PATH``)
 ``m:PATH``          it is there, and neither a number nor None: comparing its order with a number is an error
 ``0:PATH``          it is None
 ``l:PATH``          it is a list
@@ -16,12 +16,17 @@ carries, next to the JSON of its metadata, a list of strings that say what is tr
 
 Every term is there or is not, so a negation is exact. A new list replaces the old one as a whole, where Chroma would
 merge single keys of the old and the new metadata.
+
+Numbers are ordered by integers that stand for them, because Chroma orders nothing else exactly: it cuts the fraction
+off an operand before it compares it with an integer, and a server reads a float as one of its neighbours.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mrl_retrieval.documents import canonical_json
@@ -36,6 +41,8 @@ __all__ = [
     "compile_where",
     "number_keys",
     "order_offenders",
+    "rank",
+    "ranks",
     "terms",
 ]
 
@@ -44,7 +51,7 @@ Where = dict[str, Any]
 TERMS = "_terms"
 """The metadata key of the list."""
 NUMBER = "n:"
-"""What the keys of stored numbers begin with."""
+"""What the keys of the ranks of numbers begin with."""
 OPERATORS = ORDER | {"$eq", "$in", "$exists", "$contains", "$any", "$all", "$is_empty"}
 """What :func:`compile_where` knows; order only of numbers."""
 
@@ -52,7 +59,7 @@ OPERATORS = ORDER | {"$eq", "$in", "$exists", "$contains", "$any", "$all", "$is_
 # list of the core is as fast.
 _MOST_CONDITIONS = 128
 _DEEPEST = 16
-# Beyond 2**53 Chroma may compare a number as the nearest double.
+# Beyond it, integers that no double equals share a rank with their neighbour.
 _EXACT_INT = 2**53
 _LONGEST_VALUE = 256
 _NEVER = "!"
@@ -80,6 +87,27 @@ def number_keys(metadata: Mapping[str, Any]) -> dict[str, int | float]:
     return {NUMBER + path: value for path, value in _paths(metadata) if _is_number(value)}
 
 
+def ranks(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """The :func:`rank` of each of them, under the same keys."""
+    return {key: rank(value) for key, value in number_keys(metadata).items()}
+
+
+def rank(value: float) -> int:
+    """An integer of 64 bits for a number; two of them have the order of their numbers, if one is within ±2**53.
+
+    It is the bits of the double, which count up with its size. An integer that no double equals gets the rank of the
+    double next to it, on the side away from zero.
+
+    >>> rank(-0.5) < rank(-0.0) == rank(0) < rank(5e-324) < rank(4) == rank(4.0) < rank(4.5) < rank(5)
+    True
+    """
+    size = abs(float(value))
+    if size < abs(value):
+        size = math.nextafter(size, math.inf)
+    bits: int = struct.unpack(">q", struct.pack(">d", size))[0]
+    return -bits if value < 0 else bits
+
+
 def can_compile(filter: Filter) -> bool:
     """Whether :func:`compile_where` says exactly what this filter means, within what Chroma can take."""
     if not _plain(filter, _DEEPEST):
@@ -89,15 +117,23 @@ def can_compile(filter: Filter) -> bool:
     return width <= _MOST_CONDITIONS and all(_can_compare(leaf) for leaf in conditions)
 
 
-def compile_where(filter: Filter, negated: bool = False) -> Where:
-    """The ``where`` of a filter for which :func:`can_compile` holds. The order errors are not in it."""
+def compile_where(filter: Filter, number: Callable[[float], float] = lambda operand: operand) -> Where:
+    """The ``where`` of a filter for which :func:`can_compile` holds. The order errors are not in it.
+
+    ``number`` says what an operand is compared as: :func:`rank` where :func:`ranks` are stored, itself where
+    :func:`number_keys` are (in Milvus, which compares those exactly).
+    """
+    return _compile(filter, False, number)
+
+
+def _compile(filter: Filter, negated: bool, number: Callable[[float], float]) -> Where:
     if isinstance(filter, Not):
-        return compile_where(filter.part, not negated)
+        return _compile(filter.part, not negated, number)
     if isinstance(filter, (And, Or)):
-        parts = [compile_where(part, negated) for part in filter.parts]
+        parts = [_compile(part, negated, number) for part in filter.parts]
         return _join("$and" if isinstance(filter, And) != negated else "$or", parts)
     if isinstance(filter, Compare):
-        return _compare(filter, negated)
+        return _compare(filter, negated, number)
     raise TypeError(f"cannot be compiled for Chroma: {filter!r}")
 
 
@@ -152,12 +188,12 @@ def _can_compare(leaf: Compare) -> bool:
     return leaf.op in OPERATORS
 
 
-def _compare(leaf: Compare, negated: bool) -> Where:
+def _compare(leaf: Compare, negated: bool, number: Callable[[float], float]) -> Where:
     path, value = leaf.name, leaf.value
     if leaf.op in ORDER:
         if not negated:
-            return {NUMBER + path: {leaf.op: value}}
-        return _join("$or", [{NUMBER + path: {_OPPOSITE[leaf.op]: value}}, _has(f"n:{path}", True)])
+            return {NUMBER + path: {leaf.op: number(value)}}
+        return _join("$or", [{NUMBER + path: {_OPPOSITE[leaf.op]: number(value)}}, _has(f"n:{path}", True)])
     if leaf.op == "$exists":
         return _any_of([f"{kind}:{path}" for kind in "nm0"], negated != (not value))
     if leaf.op == "$is_empty" and value:

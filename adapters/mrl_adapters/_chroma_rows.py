@@ -45,8 +45,11 @@ class RowStore:
         self._pair = pair
         self._manifest = manifest
 
-    def write(self, rows: list[Row]) -> None:
-        """Insert or replace rows whole, at most one batch of Chroma's."""
+    def write(self, rows: list[Row], committed: set[str]) -> None:
+        """Insert or replace rows whole, at most one batch of Chroma's.
+
+        ``committed`` grows by the ids of the rows that are in, also where a later step fails.
+        """
         pair, ids = self._pair(), [row.id for row in rows]
         old = _metadata_by_id(pair.coarse.get(ids=ids, include=["metadatas"]))
         bare = _metadata_by_id(pair.full.get(ids=[_BARE + id for id in ids], include=["metadatas"]))
@@ -61,11 +64,14 @@ class RowStore:
             pair.full.upsert(ids=[f"{slots[row.id]}:{row.id}" for row in with_vector], embeddings=full, metadatas=none)
         if without:
             self._put(pair.full, without, self._placeholders(len(without)), bare, _BARE, slots)
+            committed.update(row.id for row in without if row.id not in old)
         if with_vector:
             self._put(pair.coarse, with_vector, prefix(full, self._manifest().coarse_dims), old, "", slots)
+            committed.update(row.id for row in with_vector)
         gone = [row.id for row in without if row.id in old]
         if gone:
             pair.coarse.delete(ids=gone)
+            committed.update(gone)
         unused = [f"{old[id][_SLOT]}:{id}" for id in ids if id in old]
         unused += [_BARE + row.id for row in with_vector if _BARE + row.id in bare]
         if unused:
@@ -83,7 +89,7 @@ class RowStore:
         """Upsert whole rows. Chroma merges the metadata of an id that exists: its old keys are unset by name."""
         metadatas = []
         for row in rows:
-            numbers = filters.number_keys(row.metadata)
+            numbers = filters.ranks(row.metadata)
             stale = {key: None for key in old.get(before + row.id, {}) if key.startswith(filters.NUMBER)}
             metadatas.append(
                 {
@@ -215,7 +221,7 @@ class RowStore:
         coarse = self._pair().coarse
         if isinstance(filter, IdIn):
             return [id for part in parts(filter.ids, IDS_PER_CALL) for id in coarse.get(ids=part, include=[])["ids"]]
-        where = None if filter is None else filters.compile_where(filter)
+        where = None if filter is None else filters.compile_where(filter, filters.rank)
         return list(coarse.get(where=where, include=[])["ids"])
 
     def bare_ids(self, filter: Filter | None) -> list[str]:
@@ -227,7 +233,7 @@ class RowStore:
         else:
             where = filters.ROWS
             if filter is not None:
-                where = {"$and": [where, filters.compile_where(filter)]}
+                where = {"$and": [where, filters.compile_where(filter, filters.rank)]}
             records = pair.full.get(where=where, include=[])["ids"]
         ids = [record.removeprefix(_BARE) for record in records]
         hidden = {id for part in parts(ids, IDS_PER_CALL) for id in pair.coarse.get(ids=part, include=[])["ids"]}

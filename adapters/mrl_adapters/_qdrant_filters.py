@@ -16,13 +16,12 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from qdrant_client import models
-
 from mrl_retrieval.documents import canonical_json
 from mrl_retrieval.filters import ORDER, And, Compare, Filter, IdIn, Not, Or, leaves, order_kind
 
 __all__ = [
     "ID",
+    "JSON",
     "NATIVE",
     "OPERATORS_PUSHED",
     "TAGS",
@@ -34,6 +33,9 @@ __all__ = [
     "point_id",
     "tags_of",
 ]
+
+JSON = dict[str, Any]
+"""An object in the words of Qdrant's REST interface."""
 
 NATIVE = "metadata"
 """Payload key of the metadata as nested JSON, for a user's own tools and for ranges."""
@@ -54,6 +56,7 @@ _DEEPEST = 16
 """Metadata nested deeper than this is given back, but not tagged nor stored natively: a server's parser has a limit."""
 _EXACT = 2**53
 """A range's bounds are doubles: beyond this an integer and its double differ."""
+_CLAUSES = frozenset({"must", "should", "must_not"})
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -146,18 +149,18 @@ def _can_push(leaf: Compare) -> bool:
     return is_number and -_EXACT < leaf.value < _EXACT and not any('"' in part for part in leaf.path)
 
 
-def compile_filter(filter: Filter | None) -> models.Filter | None:
+def compile_filter(filter: Filter | None) -> JSON | None:
     """A filter that :func:`can_push` accepts, in Qdrant's words; None for none."""
     if filter is None:
         return None
     condition = _condition(filter)
-    return condition if isinstance(condition, models.Filter) else models.Filter(must=[condition])
+    return condition if condition.keys() <= _CLAUSES else {"must": [condition]}
 
 
-def out_of_order(filter: Filter | None) -> models.Filter | None:
+def out_of_order(filter: Filter | None) -> JSON | None:
     """Finds the rows for which an order operator of the filter is an error; None where no row can be one."""
     paths = dict.fromkeys(leaf.name for leaf in leaves(filter) if leaf.op in ORDER)
-    return models.Filter(must=[_tagged([_kind_tag(p, k) for p in paths for k in _UNORDERED])]) if paths else None
+    return {"must": [_tagged([_kind_tag(p, k) for p in paths for k in _UNORDERED])]} if paths else None
 
 
 def metadata_path(path: Sequence[str]) -> str:
@@ -169,26 +172,25 @@ def metadata_path(path: Sequence[str]) -> str:
     return ".".join([NATIVE, *(part if _PLAIN_KEY.fullmatch(part) else f'"{part}"' for part in path)])
 
 
-def _condition(filter: Filter) -> models.Condition:
+def _condition(filter: Filter) -> JSON:
     if isinstance(filter, And):
-        return models.Filter(must=[_condition(part) for part in filter.parts])
+        return {"must": [_condition(part) for part in filter.parts]}
     if isinstance(filter, Or):
-        return models.Filter(should=[_condition(part) for part in filter.parts])
+        return {"should": [_condition(part) for part in filter.parts]}
     if isinstance(filter, Not):
-        return models.Filter(must_not=[_condition(filter.part)])
+        return {"must_not": [_condition(filter.part)]}
     if isinstance(filter, IdIn):
-        return models.HasIdCondition(has_id=list(map(point_id, sorted(filter.ids)))) if filter.ids else _tagged([])
+        return {"has_id": list(map(point_id, sorted(filter.ids)))} if filter.ids else _tagged([])
     if isinstance(filter, Compare):
         return _compare(filter)
     raise TypeError(f"not a filter: {filter!r}")
 
 
-def _compare(leaf: Compare) -> models.Condition:
+def _compare(leaf: Compare) -> JSON:
     name, value = leaf.name, leaf.value
     if leaf.op in ORDER:
-        bound = models.Range(**{leaf.op[1:]: float(value)})
-        field = models.FieldCondition(key=metadata_path(leaf.path), range=bound)
-        return models.Filter(must=[_tagged([_kind_tag(name, "number")]), field])
+        field = {"key": metadata_path(leaf.path), "range": {leaf.op[1:]: float(value)}}
+        return {"must": [_tagged([_kind_tag(name, "number")]), field]}
     if leaf.op == "$eq":
         return _tagged([_value_tag(name, "=", value)])
     if leaf.op == "$in":
@@ -199,15 +201,14 @@ def _compare(leaf: Compare) -> models.Condition:
         return _tagged([_value_tag(name, "~", item) for item in value])
     if leaf.op == "$all":
         members = [_tagged([_value_tag(name, "~", item)]) for item in value]
-        return models.Filter(must=[_tagged([_kind_tag(name, "list")]), *members])
+        return {"must": [_tagged([_kind_tag(name, "list")]), *members]}
     exists, empty = _tagged([_kind_tag(name, kind) for kind in _KINDS]), _tagged([_kind_tag(name, "empty")])
     if leaf.op == "$exists":
-        return exists if value else models.Filter(must_not=[exists])
+        return exists if value else {"must_not": [exists]}
     assert leaf.op == "$is_empty"
-    return empty if value else models.Filter(must=[exists], must_not=[empty])
+    return empty if value else {"must": [exists], "must_not": [empty]}
 
 
-def _tagged(tags: list[str]) -> models.FieldCondition:
+def _tagged(tags: list[str]) -> JSON:
     """The row has one of these tags; with none to have, no row does."""
-    match = models.MatchValue(value=tags[0]) if len(tags) == 1 else models.MatchAny(any=tags or ["#"])
-    return models.FieldCondition(key=TAGS, match=match)
+    return {"key": TAGS, "match": {"value": tags[0]} if len(tags) == 1 else {"any": tags or ["#"]}}

@@ -1,29 +1,35 @@
-"""How a collection and its rows lie in Qdrant: named vectors, payload, and requests that a server takes."""
+"""How the rows of a collection lie in Qdrant: named vectors, payload, and requests that a server takes.
+
+Points go in as JSON in the words of Qdrant's REST interface, and come out as what either library gives, which has the
+same attributes in both: :class:`Point`, :class:`ScoredPoint`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from qdrant_client import models
 
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, prefix
 
-from ._qdrant_filters import ID, NATIVE, TAGS, native_copy, point_id, tags_of
+from ._qdrant_filters import ID, JSON, NATIVE, TAGS, native_copy, point_id, tags_of
 
 __all__ = [
     "COARSE",
+    "DOCUMENT",
     "FLOAT_BYTES",
     "FULL",
     "REQUEST_BYTES",
     "ROW",
-    "manifest_text",
+    "WITH_VECTOR",
+    "Point",
+    "ScoredPoint",
     "parts",
     "payload_of",
     "read_row",
@@ -31,8 +37,6 @@ __all__ = [
     "row_batch",
     "vector_dims",
     "vector_named",
-    "vectors_config",
-    "with_manifest",
 ]
 
 T = TypeVar("T")
@@ -47,53 +51,42 @@ HAS_VECTOR = "_mrl_has_vector"
 """Payload key of whether the row has vectors, so that a scan need not fetch them to know."""
 ROW = [DOCUMENT, ID, METADATA, HAS_VECTOR]
 """Payload keys that make up a row."""
-MANIFEST = "mrl_retrieval"
-"""Key of the manifest's text in the metadata of a Qdrant collection."""
-
+WITH_VECTOR = {"has_vector": FULL}
+"""The condition that a row has vectors."""
 REQUEST_BYTES = 24 * 2**20
 """A server takes requests of up to 32 MB unless told otherwise."""
 FLOAT_BYTES = 24
 """A float32 as JSON text, at most."""
 
 
+class Point(Protocol):
+    """A point as it is read."""
+
+    @property
+    def id(self) -> Any:
+        """A UUID, as a string or an object; ``str(id)`` is what :func:`point_id` gave."""
+
+    @property
+    def payload(self) -> Mapping[str, Any] | None:
+        """What was asked for of it."""
+
+    @property
+    def vector(self) -> Any:
+        """The named vectors that were asked for."""
+
+
+class ScoredPoint(Point, Protocol):
+    """A point as a search finds it."""
+
+    @property
+    def score(self) -> float:
+        """The dot product of unit vectors."""
+
+
 def vector_dims(manifest: Manifest) -> dict[str, int]:
     """The named vectors of a collection and their lengths, shortest first."""
     between = sorted(set(manifest.funnel_dims) - {manifest.coarse_dims, manifest.fine_dims})
     return {COARSE: manifest.coarse_dims} | {f"prefix_{d}": d for d in between} | {FULL: manifest.fine_dims}
-
-
-def vectors_config(manifest: Manifest, *, on_disk: bool, quantization: str | None) -> dict[str, models.VectorParams]:
-    """The settings of each named vector. Only the coarse one has a graph; the others rescore what it found."""
-    config = {}
-    for name, dims in vector_dims(manifest).items():
-        params = models.VectorParams(size=dims, distance=models.Distance.DOT)
-        if name == COARSE:
-            params.quantization_config = _quantization(quantization)
-        else:
-            params.hnsw_config = models.HnswConfigDiff(m=0, payload_m=0)
-            params.on_disk = on_disk
-        config[name] = params
-    return config
-
-
-def _quantization(kind: str | None) -> models.QuantizationConfig | None:
-    if kind == "scalar":
-        scalar = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
-        return models.ScalarQuantization(scalar=scalar)
-    if kind == "binary":
-        return models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True))
-    return None
-
-
-def with_manifest(manifest: Manifest) -> dict[str, Any]:
-    """The metadata of a Qdrant collection that makes it ours."""
-    return {MANIFEST: manifest.dumps()}
-
-
-def manifest_text(info: models.CollectionInfo | None) -> str | None:
-    """The manifest in a Qdrant collection's metadata; None where it is not ours."""
-    text = None if info is None else (info.config.metadata or {}).get(MANIFEST)
-    return text if isinstance(text, str) else None
 
 
 def payload_of(row: Row) -> dict[str, Any]:
@@ -126,7 +119,7 @@ def read_row(payload: Mapping[str, Any] | None, vectors: Any = None) -> Row:
         ) from error
 
 
-def row_batch(records: list[models.Record], dims: int | None) -> RowBatch:
+def row_batch(records: Sequence[Point], dims: int | None) -> RowBatch:
     """Rows as columns; with full vectors of length ``dims``, or without vectors where it is None."""
     rows = [read_row(record.payload, record.vector) for record in records]
     matrix = None if dims is None else np.zeros((len(rows), dims), dtype=np.float32)
@@ -147,14 +140,14 @@ def vector_named(vectors: Any, name: str) -> Any:
     return vectors.get(name) if isinstance(vectors, Mapping) else None
 
 
-def requests_of(batch: RowBatch, manifest: Manifest) -> Iterator[tuple[list[str], list[models.PointStruct]]]:
+def requests_of(batch: RowBatch, manifest: Manifest) -> Iterator[tuple[list[str], list[JSON]]]:
     """The rows of a batch as points, with their ids, in parts that a server takes as one request."""
     dims = vector_dims(manifest)
     named: dict[str, FloatArray] = {}
     if batch.vectors is not None:
         named = {name: batch.vectors if name == FULL else prefix(batch.vectors, d) for name, d in dims.items()}
     ids: list[str] = []
-    points: list[models.PointStruct] = []
+    points: list[JSON] = []
     total = 0
     for i, row in enumerate(batch.rows()):
         payload = payload_of(row)
@@ -166,7 +159,7 @@ def requests_of(batch: RowBatch, manifest: Manifest) -> Iterator[tuple[list[str]
         vector: dict[str, Any] = {}
         if row.vector is not None:
             vector = {name: rows[i].tolist() for name, rows in named.items()}
-        points.append(models.PointStruct(id=point_id(row.id), vector=vector, payload=payload))
+        points.append({"id": point_id(row.id), "vector": vector, "payload": payload})
         ids.append(row.id)
         total += size
     if points:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mrl_retrieval.address import Address
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
-from mrl_retrieval.errors import BackendError, CollectionNotFound, FilterError
+from mrl_retrieval.errors import BackendError, CollectionNotFound, FilterError, InvalidInput, MRLError
 from mrl_retrieval.filters import Filter, IdIn, lookup, order_error
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
@@ -96,11 +96,11 @@ class ChromaBackend(Backend):
 
         Raises:
             NotACollection: the folder is a file, or not empty and no Chroma database.
-            TypeError: an unknown option.
+            InvalidInput: an unknown option.
         """
         unknown = options.keys() - cls.options
         if unknown:
-            raise TypeError(
+            raise InvalidInput(
                 f"the chroma backend takes {', '.join(sorted(cls.options))}; got {', '.join(sorted(unknown))}"
             )
         names = ("ef_search", "ef_construction", "max_neighbors")
@@ -141,10 +141,14 @@ class ChromaBackend(Backend):
     # -- writing -------------------------------------------------------------------------------------------
 
     def upsert(self, batch: RowBatch) -> None:
-        rows = list(batch.rows())
-        with self._write_lock, self._connection.errors("writing rows"):
-            for part in parts(rows, min(IDS_PER_CALL, self._collections.max_batch())):
-                self._rows.write(part)
+        rows, committed = list(batch.rows()), set[str]()
+        try:
+            with self._write_lock, self._connection.errors("writing rows"):
+                for part in parts(rows, min(IDS_PER_CALL, self._collections.max_batch())):
+                    self._rows.write(part, committed)
+        except MRLError as error:
+            error.indexed_ids = tuple(id for id in batch.ids if id in committed)
+            raise
 
     def delete(self, ids: Sequence[str]) -> int:
         with self._write_lock, self._connection.errors("deleting rows"):
@@ -204,12 +208,15 @@ class ChromaBackend(Backend):
     def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         if not len(vectors):
             return []
+        if limit > _LEAST_RESULTS:
+            with self._connection.errors("counting"):
+                limit = min(limit, max(1, int(self._pair().coarse.count())))  # Chroma takes no more than 32 bits
         search = self._search_listed if isinstance(filter, IdIn) else self._search_where
         with self._connection.errors("searching"):
             return search(vectors, limit, filter)
 
     def _search_where(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        where = None if filter is None else filters.compile_where(filter)
+        where = None if filter is None else filters.compile_where(filter, filters.rank)
         asked = max(limit, _LEAST_RESULTS)
         found = self._query(vectors, asked, limit, where=where)
         shortest = min(n for _, n in found)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mrl_retrieval.address import Address
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
-from mrl_retrieval.errors import AddressError, MRLError
+from mrl_retrieval.errors import AddressError, InvalidInput, MRLError
 from mrl_retrieval.filters import OPERATORS, Filter
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, prefix
@@ -87,7 +87,7 @@ class FaissBackend(Backend):
             NotACollection: the folder, or file, is not ours.
         """
         if unknown := sorted(options.keys() - cls.options):
-            raise TypeError(f"the faiss backend takes the options {sorted(cls.options)}, got {unknown}")
+            raise InvalidInput(f"the faiss backend takes the options {sorted(cls.options)}, got {unknown}")
         if address.url or address.in_memory:
             raise AddressError(
                 f"address {str(address)!r} names no folder; write 'faiss:./folder', or 'memory:' for a collection that "

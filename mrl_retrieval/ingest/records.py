@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrl_retrieval.documents import canonical_json, check_document, check_id, check_metadata, content_id
+from mrl_retrieval.documents import MOST_LEVELS, canonical_json, check_id, check_metadata, content_id
 from mrl_retrieval.errors import InvalidInput
 
 from .files import FileSource
@@ -84,15 +85,18 @@ def read_records(source: FileSource, options: RecordOptions, position: Position 
         InvalidInput: a record cannot be used; the message begins with ``file:line:``.
     """
     if source.kind == "text":
-        text = read_text(source.path, options.encoding)
-        yield Record(source.name, text if text.strip() else "")
+        whole = read_text(source.path, options.encoding)
+        if _surrogate(whole) is not None:
+            raise InvalidInput(f"{source.path} is not text in {options.encoding}: it holds half of a surrogate pair")
+        yield Record(source.name, whole if whole.strip() else "")
         return
     rows = _json_rows if source.kind == "jsonl" else _csv_rows
     for line, row in rows(source, options.encoding, position):
         try:
-            yield _record(row, source, options, line)
+            record = _record(row, source, options, line)
         except InvalidInput as error:
             raise InvalidInput(f"{source.path}:{line}: {error}") from error
+        yield record
 
 
 def _json_rows(source: FileSource, encoding: str, position: Position | None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -101,7 +105,9 @@ def _json_rows(source: FileSource, encoding: str, position: Position | None) -> 
             continue
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise InvalidInput(f"{source.path}:{number}: nested too deeply to be read; write it flatter") from error
+        except ValueError as error:
             raise InvalidInput(f"{source.path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InvalidInput(f'{source.path}:{number}: expected an object such as {{"text": …}}, got {_shown(row)}')
@@ -138,20 +144,56 @@ def _record(row: dict[str, Any], source: FileSource, options: RecordOptions, lin
     default = not options.text
     fields: Sequence[str] = options.text or (("title", "text") if row.get("title") else ("text",))
     parts = [_text(row, name, options) for name in fields]
-    text = check_document("\n\n".join(part for part in parts if part.strip()), 0) or ""
+    text = "\n\n".join(part for part in parts if part.strip())
     columns = options.metadata or ({"title": "title"} if default and row.get("title") else {})
     picked = {key: row[column] for key, column in columns.items() if column in row}
     if source.kind != "jsonl" and len(picked) < len(columns):
         absent = next(column for column in columns.values() if column not in row)
         raise InvalidInput(f"no column {absent!r} (columns: {', '.join(map(repr, row))}); see --metadata-fields")
-    try:
-        metadata = check_metadata(picked, 0)
-    except InvalidInput as error:
-        raise InvalidInput(str(error).replace("metadatas[0]", "metadata", 1)) from error
+    for name, value in picked.items():
+        _check_value(value, f"the field {columns[name]!r}")
+    metadata = check_metadata(picked, 0)
     key = None if options.no_id else _id(row, options)
     if key is None:
         return Record(content_id(text, {**metadata, "source": source.name}), text, metadata, line)
     return Record(key, text, metadata, line, own_id=True)
+
+
+def _check_value(value: Any, where: str, depth: int = 1) -> None:
+    """What :func:`check_metadata` refuses, in the words of the file."""
+    if isinstance(value, str):
+        _check_text(value, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InvalidInput(
+            f"{where} holds {json.dumps(value)}, which is no number of JSON; write null, or leave it out"
+        )
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidInput(f"{where} holds {_shown(value)}, a number beyond 64 bits; write it as a string")
+    elif isinstance(value, (dict, list)):
+        if depth == MOST_LEVELS:
+            raise InvalidInput(
+                f"{where} is nested more than {MOST_LEVELS} levels deep; write it flatter, or as a string of JSON"
+            )
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_value(item, where, depth + 1)
+
+
+def _check_text(value: str, where: str) -> None:
+    at = _surrogate(value)
+    if at is not None:
+        raise InvalidInput(
+            f"{where} has a lone surrogate, {value[at]!r}, at character {at}: half of a character, which no text can "
+            "hold; write the whole one, or \\ufffd"
+        )
+
+
+def _surrogate(text: str) -> int | None:
+    """Where the first half of a surrogate pair is that lacks its other half."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def _text(row: dict[str, Any], name: str, options: RecordOptions) -> str:
@@ -164,6 +206,7 @@ def _text(row: dict[str, Any], name: str, options: RecordOptions) -> str:
         return ""
     if not isinstance(value, str):
         raise InvalidInput(f"the field {name!r} is {_shown(value)}, expected a string")
+    _check_text(value, f"the field {name!r}")
     return value
 
 
@@ -173,15 +216,20 @@ def _id(row: dict[str, Any], options: RecordOptions) -> str | None:
         return None
     if name not in row:
         raise InvalidInput(f"no field {name!r} (fields: {', '.join(map(repr, row)) or 'none'}); choose it with --id")
-    try:
-        return check_id(row[name], 0)
-    except InvalidInput as error:
+    value = row[name]
+    if value == "" or isinstance(value, bool) or not isinstance(value, (str, int)):
         raise InvalidInput(
-            f"the field {name!r} is {_shown(row[name])}, expected a string or a whole number; "
+            f"the field {name!r} is {_shown(value)}, expected a string or a whole number; "
             "--id chooses another field, --no-id makes ids from the content"
-        ) from error
+        )
+    if isinstance(value, str):
+        _check_text(value, f"the field {name!r}")
+    return check_id(value, 0)
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "something nested very deeply"
     return text if len(text) <= 40 else text[:39] + "…"

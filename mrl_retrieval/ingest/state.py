@@ -7,27 +7,40 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 
 from mrl_retrieval.backend import Backend
 
-__all__ = ["BOOKKEEPING", "StoredRows"]
+__all__ = ["BOOKKEEPING", "Owner", "StoredRows"]
 
 BOOKKEEPING = "mrl"
 """The metadata key under which a row says which record it is a piece of, and of which version of it."""
 
 _SCHEMA = """
 CREATE TABLE stored (
-    id TEXT PRIMARY KEY, source TEXT NOT NULL, record TEXT NOT NULL, digest TEXT NOT NULL, chunks INTEGER NOT NULL,
-    kept INTEGER NOT NULL DEFAULT 0
+    id TEXT PRIMARY KEY, source TEXT, record TEXT, digest TEXT, chunks INTEGER, kept INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX by_record ON stored (source, record);
+CREATE TABLE expected (source TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (source, record)) WITHOUT ROWID;
 CREATE TABLE lines (key TEXT PRIMARY KEY, line INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a stored row is."""
+
+    source: str | None
+    """The file it came from; None: it was not made from a file."""
+    record: str | None
+    """The record that it is a piece of."""
+    kept: bool
+    """Whether this run has found it there again, or written it."""
+
+
 class StoredRows:
-    """Rows of a collection that came from files, and which of them this run keeps."""
+    """Rows of a collection, the files that they came from, and which of them this run keeps."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # "": a temporary file that SQLite removes itself
@@ -39,7 +52,7 @@ class StoredRows:
         for batch in backend.scan(documents=False):
             self._db.executemany(
                 "INSERT OR REPLACE INTO stored (id, source, record, digest, chunks) VALUES (?, ?, ?, ?, ?)",
-                (row for pair in zip(batch.ids, batch.metadatas, strict=True) if (row := _stored(*pair))),
+                (_stored(*pair) for pair in zip(batch.ids, batch.metadatas, strict=True)),
             )
 
     def start_file(self) -> None:
@@ -61,10 +74,27 @@ class StoredRows:
                 return key, line
         return None
 
-    def owner(self, id: str) -> tuple[str, bool] | None:
-        """The file that a stored row came from, and whether this run has found it there again."""
-        found = self._db.execute("SELECT source, kept FROM stored WHERE id = ?", (id,)).fetchone()
-        return None if found is None else (str(found[0]), bool(found[1]))
+    def owner(self, id: str) -> Owner | None:
+        """Whose the row with this id is; None where there is none."""
+        found = self._db.execute("SELECT source, record, kept FROM stored WHERE id = ?", (id,)).fetchone()
+        return None if found is None else Owner(found[0], found[1], bool(found[2]))
+
+    def is_contested(self, source: str, key: str) -> bool:
+        """Whether any row that is not a piece of this record has a name that a piece may get: ``KEY``, ``KEY#…``."""
+        # "$" is the character after "#", so that between the two are all the names that begin with "KEY#".
+        query = """SELECT 1 FROM stored
+            WHERE (id = ? OR (id > ? AND id < ?)) AND (source, record) IS NOT (?, ?) LIMIT 1"""
+        return self._db.execute(query, (key, f"{key}#", f"{key}$", source, key)).fetchone() is not None
+
+    def expect(self, source: str, records: Iterable[str]) -> None:
+        """Remember which records a file has that is yet to be read."""
+        rows = ((source, record) for record in records)
+        self._db.executemany("INSERT OR IGNORE INTO expected VALUES (?, ?)", rows)
+
+    def is_expected(self, source: str, record: str) -> bool:
+        """Whether :meth:`expect` was told of this record."""
+        query = "SELECT 1 FROM expected WHERE source = ? AND record = ?"
+        return self._db.execute(query, (source, record)).fetchone() is not None
 
     def status(self, source: str, record: str, digest: str) -> str:
         """``"new"``, ``"changed"`` (or incomplete, after an interrupted run) or ``"unchanged"``."""
@@ -99,7 +129,8 @@ class StoredRows:
 
     def sources(self) -> Iterator[str]:
         """The files that have rows."""
-        yield from [row[0] for row in self._db.execute("SELECT DISTINCT source FROM stored ORDER BY source")]
+        query = "SELECT DISTINCT source FROM stored WHERE source IS NOT NULL ORDER BY source"
+        yield from [row[0] for row in self._db.execute(query)]
 
     def close(self) -> None:
         """Remove the temporary database."""
@@ -114,12 +145,11 @@ class StoredRows:
         self.close()
 
 
-def _stored(id: str, metadata: dict[str, object]) -> tuple[str, str, str, str, int] | None:
-    """What a row says of itself; None for rows that were not made from files."""
+def _stored(id: str, metadata: dict[str, object]) -> tuple[str, str | None, str | None, str | None, int | None]:
+    """What a row says of itself; nothing, if it was not made from a file."""
     source, own = metadata.get("source"), metadata.get(BOOKKEEPING)
-    if not isinstance(source, str) or not isinstance(own, dict):
-        return None
-    record, digest, chunks = own.get("record"), own.get("digest"), own.get("chunks")
-    if not isinstance(record, str) or not isinstance(digest, str) or not isinstance(chunks, int):
-        return None
-    return id, source, record, digest, chunks
+    if isinstance(source, str) and isinstance(own, dict):
+        record, digest, chunks = own.get("record"), own.get("digest"), own.get("chunks")
+        if isinstance(record, str) and isinstance(digest, str) and isinstance(chunks, int):
+            return id, source, record, digest, chunks
+    return id, None, None, None, None

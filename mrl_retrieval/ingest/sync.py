@@ -17,6 +17,7 @@ from mrl_retrieval.errors import EncoderRequired, InvalidInput, TextTooLongError
 from mrl_retrieval.retriever import MatryoshkaRetriever
 
 from .files import FileSource, Scope
+from .owners import Owners, row_ids
 from .reading import Position
 from .records import Record, RecordOptions, read_records
 from .state import BOOKKEEPING, StoredRows
@@ -132,17 +133,19 @@ class _Run:
         options: SyncOptions,
         report: Callable[[Progress], None],
     ) -> None:
-        self.retriever, self.stored, self.scope, self.options = retriever, stored, scope, options
+        self.retriever, self.stored, self.options = retriever, stored, options
         self.names = frozenset(source.name for source in sources)
         self.counts = Counts()
         self._report = report
         self._total, self._done = sum(source.size for source in sources), 0
         self._pending: list[tuple[str, str, dict[str, Any]]] = []
         self._read_through: list[str] = []
+        self._owners = Owners(stored, sources, scope, options.records)
 
     def file(self, source: FileSource) -> None:
         """Check it, and hand on what is new in it and what is gone from it, for :meth:`write`."""
         self.stored.start_file()
+        self._owners.start_file(source)
         self._check(source)
         for record in self._read(source, "indexing"):
             if self.stored.first_line(record.key, record.line) != record.line:
@@ -152,7 +155,7 @@ class _Run:
             else:
                 if source.kind == "text":
                     self._refuse_long(source, record)
-                self._record(source.name, record)
+                self._record(source, record)
         self.counts.files += 1
         self._read_through.append(source.name)
         self._done += source.size
@@ -177,30 +180,22 @@ class _Run:
         self.counts.dropped += documents
 
     def _check(self, source: FileSource) -> None:
-        """Read a file of records to its end, and refuse ids that occur twice or belong to another file."""
+        """Read a file of records to its end, and refuse what cannot be written, or would overwrite what is not its."""
         if source.kind == "text":
             return  # one record: there is nothing before it that could have been written
         for record in self._read(source, "checking"):
             self._refuse_long(source, record)
             first = self.stored.first_line(record.key, record.line)
-            if not record.own_id:
-                continue
             if first != record.line:
-                raise InvalidInput(
-                    f"{source.path}:{record.line}: the id {record.key!r} is also on line {first}; choose another field "
-                    "with --id, or --no-id to make ids from the content"
-                )
-            for id in (record.key, f"{record.key}#1"):
-                owner = self.stored.owner(id)
-                if owner is None or owner[0] == source.name:
-                    continue
-                # Rows of a file that has vanished, or is yet to be read, or no longer has the record, may be taken
-                # over: a file was renamed, or a record moved. If a later file still has it, it gets this error.
-                if owner[1] or owner[0] not in self.scope:
+                if record.own_id:
                     raise InvalidInput(
-                        f"{source.path}:{record.line}: the id {record.key!r} is already there from {owner[0]}; use "
-                        "another collection, another field with --id, or --no-id"
+                        f"{source.path}:{record.line}: the id {record.key!r} is also on line {first}; choose another "
+                        "field with --id, or --no-id to make ids from the content"
                     )
+            elif record.text:
+                # Texts are split twice only where the names of their pieces may be taken.
+                split = self.options.chunk and self.stored.is_contested(source.name, record.key)
+                self._owners.refuse_taken(source, record, len(self._pieces(record.text)) if split else 1)
         if self.options.chunk and (found := self.stored.ambiguous_key()):
             raise InvalidInput(
                 f"{source.path}:{found[1]}: the id {found[0]!r} is the name that a chunk of another record gets; "
@@ -234,19 +229,20 @@ class _Run:
             done = self._done + min(position.bytes, source.size)
             self._report(Progress(phase, source.name, done, self._total, self.counts))
 
-    def _record(self, source: str, record: Record) -> None:
+    def _record(self, source: FileSource, record: Record) -> None:
         digest = record.digest(self.options.settings)
-        status = self.stored.status(source, record.key, digest)
+        status = self.stored.status(source.name, record.key, digest)
         if status == "unchanged":
-            self.stored.keep(source, record.key)
+            self.stored.keep(source.name, record.key)
             self.counts.unchanged += 1
             return
         pieces = self._pieces(record.text)
-        for number, (text, start, end) in enumerate(pieces, start=1):
-            id = record.key if len(pieces) == 1 else f"{record.key}#{number}"
+        self._owners.refuse_taken(source, record, len(pieces))
+        ids = row_ids(record.key, len(pieces))
+        for number, (id, (text, start, end)) in enumerate(zip(ids, pieces, strict=True), start=1):
             own = {"record": record.key, "digest": digest, "chunk": number, "chunks": len(pieces)}
-            metadata = {**record.metadata, "source": source, "start": start, "end": end, BOOKKEEPING: own}
-            self.stored.claim(id, source, record.key, digest, len(pieces))
+            metadata = {**record.metadata, "source": source.name, "start": start, "end": end, BOOKKEEPING: own}
+            self.stored.claim(id, source.name, record.key, digest, len(pieces))
             self._pending.append((id, text, metadata))
             if len(self._pending) >= self.options.batch_size:
                 self.write()

@@ -140,6 +140,18 @@ FILTERS: list[dict[str, Any]] = [
 ]
 """Every operator alone and nested, with operands that a careless translation confuses."""
 
+NUMBER_ROWS: list[float] = [
+    0, -0.0, 4, 4.0, -4, 5, -5, 4.5, -4.5, 0.5, -0.5, 5e-324, 0.1 + 0.2, 0.3, 1e300, -1e300, 2**53 - 1, 2.0**53, 2**53 + 1,
+    2**53 + 2, -(2**53) - 1, 2**60 + 1, 2.0**60, 2**63 - 1, -(2**63), 9.3e18,
+]  # fmt: skip
+"""Numbers of both types, close to one another and beyond what a double can count."""
+
+NUMBERS_ASKED: list[float] = [
+    0, 4, 4.5, -4.5, 4.0, -4.0, 0.25, -0.25, 0.3, 5e-324, 2**52 + 0.5, 2**53, 2**53 + 1, 2.0**53, -(2**53) - 1, 2**60,
+    2.0**60, 2**63 - 1, -(2**63), 1e300,
+]  # fmt: skip
+"""Operands of ``$eq $gt $gte $lt $lte`` for :data:`NUMBER_ROWS`."""
+
 ORDER_ACROSS_TYPES: list[dict[str, Any]] = [
     {"year": {"$gt": "2000"}},
     {"lang": {"$lt": 5}},

@@ -10,7 +10,8 @@ import pytest
 
 from ..backend import Capabilities
 from ..encoders.hashing import HashingEncoder
-from ..errors import CollectionMismatchError, CollectionNotFound, ConflictError, ModelMismatchError
+from ..errors import CollectionMismatchError, CollectionNotFound, ConflictError, InvalidInput, ModelMismatchError
+from ..registry import open_backend
 from ..retriever import MatryoshkaRetriever
 from .base import SuiteBase, clustered
 from .oracle import Stored, assert_matches_truth
@@ -42,6 +43,10 @@ class CollectionSuite(SuiteBase):
     def test_opening_what_is_not_there(self, address: str) -> None:
         with pytest.raises(CollectionNotFound, match="there is no collection"):
             MatryoshkaRetriever.open(address, backend_options=self.options or None)
+
+    def test_an_unknown_option_is_refused(self, address: str) -> None:
+        with pytest.raises(InvalidInput, match="colour"):
+            open_backend(address, **self.options, colour="red")
 
     def test_reopening(self, open_retriever: Opener, address: str, capabilities: Capabilities) -> None:
         if not capabilities.persistent:

@@ -12,7 +12,7 @@ from ..errors import FilterError
 from ..filters import IdIn, matches, parse_filter
 from ..retriever import MatryoshkaRetriever
 from .base import SuiteBase, clustered
-from .cases import FILTER_ROWS, FILTERS, ORDER_ACROSS_TYPES
+from .cases import FILTER_ROWS, FILTERS, NUMBER_ROWS, NUMBERS_ASKED, ORDER_ACROSS_TYPES
 from .oracle import Stored, assert_matches_truth
 
 Opener = Callable[..., MatryoshkaRetriever]
@@ -51,6 +51,28 @@ class FilterSuite(SuiteBase):
             assert_matches_truth(exact, {id: truth[id] for id in expected}, 3)
             few = described.search_by_vector(query, 3, coarse_top_k=3, filter=given)
             assert len(few) == min(3, len(expected)), f"{given}: {len(few)} hits, {len(expected)} match"
+        assert not wrong, "\n".join(wrong)
+
+    def test_numbers_are_compared_by_value(self, open_retriever: Opener) -> None:
+        """Fractions with integers, and integers that no double equals: nothing is rounded."""
+        retriever = open_retriever(coarse_dims=4)
+        n = len(NUMBER_ROWS)
+        metadatas = [{"n": value, "in": {"list": [value]}} for value in NUMBER_ROWS]
+        retriever.index([None] * n, range(n), metadatas, clustered(n, 8))
+        query = clustered(1, 8, seed=3)[0]
+        wrong: list[str] = []
+        for operand in NUMBERS_ASKED:
+            conditions: list[dict[str, Any]] = [{"n": {op: operand}} for op in ("$eq", "$gt", "$gte", "$lt", "$lte")]
+            conditions += [{"$not": condition} for condition in conditions]
+            conditions += [{"n": {"$in": [operand]}}, {"in.list": {"$contains": operand}}]
+            for given in conditions:
+                tree = parse_filter(given)
+                expected = {str(i) for i, row in enumerate(metadatas) if matches(tree, str(i), row)}
+                found = set(retriever.search_by_vector(query, n, filter=given).ids)
+                counted = retriever.count(given)
+                if (found, counted) != (expected, len(expected)):
+                    told = [sorted((NUMBER_ROWS[int(id)] for id in ids), key=repr) for ids in (expected, found)]
+                    wrong.append(f"{given}: expected {told[0]}, found {told[1]}, counted {counted}")
         assert not wrong, "\n".join(wrong)
 
     def test_order_across_types_is_an_error(self, described: MatryoshkaRetriever) -> None:

@@ -46,6 +46,8 @@ class RowSuite(SuiteBase):
 
     def test_get_keeps_the_asked_order(self, open_retriever: Opener) -> None:
         retriever = open_retriever()
+        # Half a step of 1/127, for int8; the rounding of float16, else.
+        tolerance = 4e-3 if retriever.backend.capabilities.vector_dtype == "int8" else 1e-3
         vectors = clustered(30, 8)
         retriever.index([f"d{i}" for i in range(30)], range(30), vectors=vectors)
         asked = ["7", "nobody", "3", "7", "29", "0"]
@@ -54,7 +56,7 @@ class RowSuite(SuiteBase):
         for id, row in zip(asked, rows, strict=True):
             if row is not None:
                 unit = vectors[int(id)] / np.linalg.norm(vectors[int(id)])
-                assert row.vector is not None and np.abs(row.vector - unit).max() < 1e-3
+                assert row.vector is not None and np.abs(row.vector - unit).max() < tolerance
         assert all(row is None or row.vector is None for row in retriever.get(asked))
         assert retriever.get([]) == []
 

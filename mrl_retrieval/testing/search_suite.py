@@ -131,8 +131,11 @@ class SearchSuite(SuiteBase):
             assert_matches_truth(filled.search_by_vector(queries[0], k, exact=exact), truth, k)
 
     def test_absurdly_many_hits_cost_nothing(self, filled: MatryoshkaRetriever, queries: Any) -> None:
-        assert len(filled.search_by_vector(queries[0], 10**8)) == N
-        assert len(filled.search_by_vector(queries[0], 10, coarse_top_k=10**9)) == 10
+        for many in (10**8, 10**20):
+            for options in ({}, {"filter": {"i": {"$gte": 0}}}, {"filter": {"i": {"$ne": "x"}}}, {"exact": True}):
+                assert len(filled.search_by_vector(queries[0], many, **options)) == N
+            assert len(filled.search_by_vector(queries[0], 10, coarse_top_k=many)) == 10
+            assert len(filled.search_by_vector(queries[0], 10, stages=[(COARSE, many), (16, many)])) == 10
 
     def test_one_row(self, open_retriever: Opener) -> None:
         retriever = open_retriever()

@@ -8,6 +8,12 @@ import uuid
 
 import pytest
 
+from mrl_retrieval.documents import MOST_LEVELS
+from mrl_retrieval.registry import open_backend
+from mrl_retrieval.retriever import MatryoshkaRetriever
+
+LONG = " ".join(f"Sentence number {i} is here." for i in range(60))
+
 
 def test_beir_form_is_recognised(index, rows, jsonl):
     index(jsonl("corpus.jsonl", {"_id": "4983", "title": "A title", "text": "The text.", "url": "x"}))
@@ -143,7 +149,10 @@ BAD_LINES = {
     "id is empty": ('{"id": "", "text": "b"}', "the field 'id' is \"\""),
     "same id": ('{"id": "good", "text": "b"}', "the id 'good' is also on line 1"),
     "lone surrogate": ('{"id": "x", "text": "\\ud800"}', "lone surrogate"),
-    "deep": ("[" * 100_000, "not JSON"),
+    "lone surrogate in an id": ('{"id": "\\udc00", "text": "x"}', "the field 'id' has a lone surrogate"),
+    "deep": ("[" * 100_000, "nested too deeply"),
+    "deep text": ('{"id": "x", "text": ' + "[" * 900 + "]" * 900 + "}", "expected a string"),
+    "deep id": ('{"text": "x", "id": ' + "[" * 900 + "]" * 900 + "}", "the field 'id' is"),
 }
 
 
@@ -188,11 +197,56 @@ def test_unknown_metadata_column_of_a_table(mrl, uri, tmp_path):
     assert "no column 'yaer' (columns: 'id', 'text')" in done.err
 
 
-def test_metadata_that_no_database_can_hold(mrl, uri, tmp_path):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("NaN", "the field 'n' holds NaN, which is no number of JSON; write null"),
+        ('{"a": [1e999]}', "the field 'n' holds Infinity"),
+        (
+            "[9223372036854775808]",
+            "the field 'n' holds 9223372036854775808, a number beyond 64 bits; write it as a string",
+        ),
+        ('["\\ud800"]', "the field 'n' has a lone surrogate, '\\ud800', at character 0"),
+        ('{"a\\ud800": 1}', "the field 'n' has a lone surrogate, '\\ud800', at character 1"),
+        ("[" * 600 + "]" * 600, "the field 'n' is nested more than"),
+        ("[" * MOST_LEVELS + "]" * MOST_LEVELS, "the field 'n' is nested more than"),
+        ('{"a":' * 900 + "1" + "}" * 900, "the field 'n' is nested more than"),
+    ],
+)
+def test_metadata_that_no_database_can_hold(mrl, uri, tmp_path, value, message):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "x", "n": NaN}\n')
-    done = mrl("index", path, "--to", uri, "--encoder", "hashing", "--metadata-fields", "n")
-    assert done.err.startswith(f"mrl: {path}:1: metadata.n is nan")
+    path.write_text('\n{"text": "x", "n": ' + value + "}\n")
+    done = mrl("index", path, "--to", uri, "--encoder", "hashing", "--metadata-fields", "kept=n")
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert done.err.startswith(f"mrl: {path}:2: {message}")
+
+
+def test_metadata_as_deep_as_it_may_be(index, rows, tmp_path):
+    deepest = "[" * (MOST_LEVELS - 1) + "]" * (MOST_LEVELS - 1)
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "x", "text": "x", "n": ' + deepest + ', "unused": ' + "[" * 500 + "]" * 500 + "}\n")
+    index(path, "--metadata-fields", "n")
+    assert json.dumps(rows()["x"].metadata["n"]) == deepest
+
+
+def test_a_table_says_the_row_of_a_taken_id(mrl, uri, tmp_path):
+    """A row that the API made stays, whichever way its id is met."""
+    with MatryoshkaRetriever("hashing", uri) as retriever:
+        retriever.index(["by hand", "and more"], ids=["1", "long#2"])
+    path = tmp_path / "f.csv"
+    before = {"1": "by hand", "long#2": "and more"}
+    for name, text, line, message in [
+        ("f.csv", 'id,text\n0,"two\nlines"\n1,new\n', 4, "the id '1' is that of a row that mrl index did not make"),
+        ("f.jsonl", json.dumps({"id": "long", "text": LONG}), 1, "the id 'long#2', the name of a chunk of 'long'"),
+    ]:
+        path = tmp_path / name
+        path.write_text(text)
+        done = mrl("index", path, "--to", uri, "--chunk-tokens", 30)
+        assert (done.status, done.err.count("\n")) == (1, 1)
+        assert done.err.startswith(f"mrl: {path}:{line}: {message}")
+        assert "use another collection, another field with --id, or --no-id" in done.err
+        with open_backend(uri) as backend:
+            assert {row.id: row.document for batch in backend.scan() for row in batch.rows()} == before
 
 
 def test_the_same_id_in_two_files(index, mrl, rows, uri, jsonl, tmp_path):
@@ -210,6 +264,68 @@ def test_ids_that_look_like_chunks(index, mrl, uri, jsonl):
     done = mrl("index", path, "--to", uri, "--encoder", "hashing")
     assert f"{path}:2: the id 'a#1' is the name that a chunk of another record gets" in done.err
     index(path, "--no-chunk")
+
+
+@pytest.mark.parametrize("first", ["before", "together", "after", "in the wrong order"])
+def test_chunks_never_overwrite_another_files_record(index, mrl, rows, uri, jsonl, first):
+    mine = jsonl("q.jsonl", {"id": "z", "text": "fine"}, {"id": "a#2", "text": "mine"})
+    long = jsonl("p.jsonl", {"id": "0", "text": "fine too"}, {"id": "a", "text": LONG})
+    split = ("--chunk-tokens", 30, "--batch-size", 1)
+    chunk = f"{long}:2: the id 'a#2', the name of a chunk of 'a' (it has"
+    if first == "after":
+        index(long, *split)
+        before = rows()
+        done = mrl("index", mine, "--to", uri, *split)
+        assert f"{mine}:2: the id 'a#2' is already there from {long}, as the name of a chunk of 'a'; use" in done.err
+    else:
+        if first != "together":
+            index(mine)
+        files = {"before": [long], "together": [mine, long], "in the wrong order": [long, mine]}[first]
+        before = {"z": "fine", "a#2": "mine"}
+        done = mrl("index", *files, "--to", uri, "--encoder", "hashing", *split)
+        assert chunk in done.err and f"is already there from {mine}; use another collection" in done.err
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    if first != "together":  # q.jsonl is without fault, and may be in or not
+        assert {id: row.document for id, row in rows().items()} == {
+            id: getattr(row, "document", row) for id, row in before.items()
+        }
+    index(mine, long, "--no-chunk") if first != "after" else None
+
+
+def test_a_chunk_may_have_the_name_of_a_record_that_moved_away_or_a_row_of_its_own_file(index, rows, jsonl):
+    """What is taken is what will be there, not what was."""
+    one = jsonl("a.jsonl", {"id": "a", "text": LONG})
+    index(one, "--chunk-tokens", 30)
+    next_one = f"a#{len(rows()) + 1}"
+    two = jsonl("b.jsonl", {"id": next_one, "text": "x"})
+    index(one, two, "--chunk-tokens", 30)
+    jsonl("b.jsonl", {"id": "b", "text": "x"})
+    jsonl("a.jsonl", {"id": "a", "text": LONG + " " + LONG})
+    index(one, two, "--chunk-tokens", 30)
+    assert rows()[next_one].metadata["source"] == str(one)
+    jsonl("a.jsonl", {"id": next_one, "text": "its own now"})
+    index(one, two, "--chunk-tokens", 30)
+    assert {id: row.document for id, row in rows().items()} == {next_one: "its own now", "b": "x"}
+
+
+def test_a_row_in_nobodys_way_stays_and_hinders_nothing(index, mrl, rows, uri, jsonl):
+    path = jsonl("a.jsonl", {"id": "a", "text": LONG}, {"id": "b", "text": "brief"})
+    with MatryoshkaRetriever("hashing", uri) as retriever:
+        retriever.index(["by hand"] * 3, ids=["a", "b#1", "a#1000"])
+    index(path, "--chunk-tokens", 30)
+    assert "2 unchanged" in index(path, "--chunk-tokens", 30).out
+    assert [rows()[id].document for id in ("a", "b#1", "a#1000")] == ["by hand"] * 3
+    jsonl("a.jsonl", {"id": "a", "text": "short now"})
+    assert f"{path}:1: the id 'a' is that of a row" in mrl("index", path, "--to", uri, "--chunk-tokens", 30).err
+
+
+def test_one_id_in_two_files_though_no_row_has_it(index, mrl, rows, uri, jsonl):
+    long, short = jsonl("p.jsonl", {"id": "a", "text": LONG}), jsonl("q.jsonl", {"id": "a", "text": "short"})
+    index(long, "--chunk-tokens", 30)
+    before = rows().keys()
+    done = mrl("index", short, "--to", uri)
+    assert f"{short}:1: the id 'a' is already there from {long}; use" in done.err
+    assert rows().keys() == before
 
 
 def test_damaged_gzip_and_wrong_encodings(mrl, uri, tmp_path):

@@ -155,6 +155,41 @@ def test_rows_written_by_the_api_stay(index, rows, folder, uri):
     assert "mine" in rows()
 
 
+@pytest.mark.parametrize("id", ["n.md", "n.md#2"])
+def test_a_text_file_overwrites_no_other_row(index, mrl, rows, uri, tmp_path, id):
+    from mrl_retrieval.retriever import MatryoshkaRetriever
+
+    folder = tmp_path / "tf"
+    folder.mkdir()
+    (folder / "n.md").write_text(LONG if "#" in id else "short")
+    record = tmp_path / "q.jsonl"
+    record.write_text(f'{{"id": "tf/{id}", "text": "mine"}}')
+    split = ("--relative-to", tmp_path, "--chunk-tokens", 25)
+    name = "the id 'tf/n.md#2', the name of a chunk of 'tf/n.md' (it has" if "#" in id else "the id 'tf/n.md' is"
+    index(record, *split)
+    done = mrl("index", folder, "--to", uri, *split)
+    assert (done.status, done.err.count("\n")) == (1, 1)
+    assert f"{folder / 'n.md'}:1: {name}" in done.err
+    assert "already there from q.jsonl; use another collection, or name the files differently" in done.err
+    assert [row.document for row in rows().values()] == ["mine"]
+    record.write_text("")
+    index(record, folder, *split)
+    assert {row.metadata["source"] for row in rows().values()} == {"tf/n.md"}
+    with MatryoshkaRetriever("hashing", uri) as retriever:
+        retriever.delete(list(rows()))
+        retriever.index(["by hand"], ids=[f"tf/{id}"])
+    done = mrl("index", folder, "--to", uri, *split)
+    assert "a row that mrl index did not make" in done.err
+    assert [row.document for row in rows().values()] == ["by hand"]
+
+
+def test_half_a_character_from_an_odd_encoding(mrl, uri, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(r"x \ud800")
+    done = mrl("index", path, "--to", uri, "--encoder", "hashing", "--encoding", "unicode_escape")
+    assert f"mrl: {path} is not text in unicode_escape" in done.err
+
+
 def test_other_chunk_size_indexes_again(index, rows, folder):
     index(folder)
     assert "2 changed" in summary(index(folder, "--chunk-tokens", 50))

@@ -18,7 +18,7 @@ import numpy as np
 from mrl_retrieval.address import Address
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
-from mrl_retrieval.errors import BackendError, ConflictError
+from mrl_retrieval.errors import BackendError, ConflictError, InvalidInput
 from mrl_retrieval.filters import Filter, IdIn
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, prefix
@@ -42,7 +42,7 @@ class ShelfBackend(Backend):
     @classmethod
     def from_address(cls, address: Address, **options: Any) -> ShelfBackend:
         if options:
-            raise TypeError(f"the shelf backend takes no options, got {sorted(options)}")
+            raise InvalidInput(f"the shelf backend takes no options, got {sorted(options)}")
         return cls(address)
 
     @contextmanager

@@ -1,63 +1,17 @@
-"""The shipped suite, run on every backend of ours, each against the real component."""
+"""The shipped suite on the ``qdrant`` backend: in local mode, and on the server under ``MRL_QDRANT_URL``."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-from mrl_retrieval.registry import open_backend
 from mrl_retrieval.testing import BackendConformance
+from tests.conformance.places import drop_all
 
 QDRANT_URL = os.environ.get("MRL_QDRANT_URL")
-
-
-def _drop_all(place: str) -> None:
-    with open_backend(place) as backend:
-        names = backend.collections()
-    for name in names:
-        with open_backend(f"{place}?collection={name}") as one:
-            one.drop()
-
-
-class TestMemory(BackendConformance):
-    @pytest.fixture
-    def address(self) -> str:
-        return f"memory:{uuid.uuid4().hex}"
-
-
-class TestFaiss(BackendConformance):
-    @pytest.fixture
-    def address(self, tmp_path: Path) -> str:
-        return f"faiss:{tmp_path}/kb"
-
-
-class TestFaissFloat32(TestFaiss):
-    options: ClassVar[dict[str, str]] = {"fine_dtype": "float32"}
-
-
-class TestChromaInMemory(BackendConformance):
-    @pytest.fixture
-    def address(self) -> str:
-        return "chroma:"
-
-
-class TestChromaFolder(BackendConformance):
-    @pytest.fixture
-    def address(self, tmp_path: Path) -> str:
-        return f"chroma:{tmp_path}/kb"
-
-
-class TestChromaServer(BackendConformance):
-    @pytest.fixture
-    def address(self, chroma_server: str) -> Iterator[str]:
-        place = f"chroma+{chroma_server}"
-        yield place
-        _drop_all(place)
 
 
 class TestQdrantInMemory(BackendConformance):
@@ -92,4 +46,4 @@ class TestQdrantServer(BackendConformance):
     def address(self, empty_qdrant: str) -> Iterator[str]:
         place = f"qdrant+{empty_qdrant}"
         yield place
-        _drop_all(place)
+        drop_all(place)

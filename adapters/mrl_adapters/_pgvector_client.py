@@ -1,0 +1,192 @@
+"""Connections to PostgreSQL: a few kept open, one for each call at a time, each call a transaction.
+
+A connection that waits here is looked at before it is used: what a server says to an idle connection is that it ends.
+So the call after a restart makes a new connection, without asking the server first on every call.
+"""
+
+from __future__ import annotations
+
+import selectors
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+from psycopg.waiting import Ready
+
+from mrl_retrieval.address import Address
+from mrl_retrieval.errors import BackendError, BackendUnavailable
+
+from ._pgvector_errors import Errors, NoAnswer
+from ._pgvector_options import Options, libpq_parameters, secrets_of
+from ._pgvector_values import Binary, BinaryDumper
+
+__all__ = ["Connections", "Statement"]
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+_GRACE_SECONDS = 5.0
+"""The server ends a statement that takes too long; if it cannot even do that, we stop waiting this much later."""
+
+_SET = sql.SQL("set_config({name}, {value}, TRUE)")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement and its parameters."""
+
+    text: sql.SQL | sql.Composed
+    parameters: Mapping[str, Any] | None = None
+
+
+class _Connection(psycopg.Connection[Row]):
+    """Does not wait for ever for a server that has stopped in its tracks."""
+
+    patience = float("inf")
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:
+        try:
+            return super().wait(_with_patience(gen, self.patience), *args, **kwargs)
+        except NoAnswer:
+            self.close()  # else the end of the transaction would wait as long again
+            raise
+
+
+def _with_patience(gen: PQGen[T], seconds: float) -> PQGen[T]:
+    """The same, but it fails when nothing happened for so long. psycopg says now and then that nothing did."""
+    try:
+        wanted = next(gen)
+        until = time.monotonic() + seconds
+        while True:
+            ready = yield wanted
+            now = time.monotonic()
+            if ready != Ready.NONE:
+                until = now + seconds
+            elif now > until:
+                raise NoAnswer
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+class Connections:
+    """The connections of one backend. Thread-safe; nothing is connected before the first call."""
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self._address = address
+        self._options = options
+        self._parameters = libpq_parameters(address, options)
+        self._errors = Errors(address, options.timeout, lambda: secrets_of(self._parameters))
+        self._free = threading.BoundedSemaphore(options.pool_size)
+        self._lock = threading.Lock()
+        self._idle: list[_Connection] = []
+        self._closed = False
+        weakref.finalize(self, _close_all, self._idle)
+
+    def ask(self, doing: str, statements: Sequence[Statement], settings: Mapping[str, str]) -> list[list[Row]]:
+        """Run statements in one transaction and one round trip: the rows of each.
+
+        Args:
+            doing: what this is for, as messages put it ("PostgreSQL refused *doing*").
+            statements: what to run, in this order.
+            settings: server settings for this transaction alone.
+
+        Raises:
+            MRLError: see :class:`~mrl_adapters._pgvector_errors.Errors`.
+        """
+        cursors = []
+        with self._connection(doing) as connection:
+            with connection.pipeline(), connection.transaction():
+                connection.execute(self._setting(settings))
+                for statement in statements:
+                    cursors.append(connection.cursor(binary=True))
+                    cursors[-1].execute(statement.text, statement.parameters)
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    def transact(self, doing: str, work: Callable[[psycopg.Connection[Row]], T]) -> T:
+        """Run ``work`` in a transaction."""
+        with self._connection(doing) as connection, connection.transaction():
+            connection.execute(self._setting({}))
+            return work(connection)
+
+    def _setting(self, settings: Mapping[str, str]) -> sql.Composed:
+        """The statement that sets what holds for one transaction."""
+        milliseconds = max(1, round(self._options.timeout * 1000))
+        all_of_them = {"statement_timeout": str(milliseconds), **settings}
+        calls = [_SET.format(name=name, value=value) for name, value in all_of_them.items()]
+        return sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
+
+    @contextmanager
+    def _connection(self, doing: str) -> Iterator[_Connection]:
+        if not self._free.acquire(timeout=self._options.timeout):
+            raise BackendUnavailable(
+                f"all {self._options.pool_size} connections to {self._address} were busy for timeout="
+                f"{self._options.timeout} s; raise pool_size="
+            )
+        try:
+            with self._errors.mapped(doing):
+                connection = self._idle_one() or self._connect()
+                try:
+                    yield connection
+                finally:
+                    self._give_back(connection)
+        finally:
+            self._free.release()
+
+    def _connect(self) -> _Connection:
+        connection = _Connection.connect("", autocommit=True, prepare_threshold=None, **self._parameters)
+        connection.patience = self._options.timeout + _GRACE_SECONDS
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        connection.adapters.register_dumper(Binary, BinaryDumper)
+        return connection
+
+    def _idle_one(self) -> _Connection | None:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise BackendError(f"{self._address} was closed; open it again")
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
+            if not _has_news(connection):
+                return connection
+            connection.close()
+
+    def _give_back(self, connection: _Connection) -> None:
+        """Keep it for the next call, unless it is in a state that nobody knows."""
+        idle = not connection.closed and connection.info.transaction_status == TransactionStatus.IDLE
+        with self._lock:
+            if idle and not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when their call ends."""
+        with self._lock:
+            self._closed = True
+            _close_all(self._idle)
+
+
+def _has_news(connection: _Connection) -> bool:
+    """Whether the server said something to a connection that asked nothing, or hung up."""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            return bool(selector.select(timeout=0))
+    except (psycopg.Error, ValueError, OSError):
+        return True
+
+
+def _close_all(connections: list[_Connection]) -> None:
+    while connections:
+        connections.pop().close()
