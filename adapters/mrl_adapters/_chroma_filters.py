@@ -1,21 +1,8 @@
-"""Metadata as Chroma can filter it: one list of *terms* per row, and our filters compiled to questions about terms.
+"""Metadata as Chroma can filter it: terms, and numbers as integers that stand for them.
 
-Chroma's metadata has no nested dicts, no empty lists and no None to look for. So a row carries, next to the JSON of
-its metadata, a list of strings that say what is true of it (written once per path):
-
-==================  ==========================================================================
-``.``               this is a row
-``n:PATH``          the value is a number (whose :func:`rank` is also stored, under the key ``n:PATH``)
-``m:PATH``          it is there, and neither a number nor None: comparing its order with a number is an error
-``0:PATH``          it is None
-``l:PATH``          it is a list
-``z:PATH``          it is empty: None, ``""``, ``[]`` or ``{}``
-``e:PATH=VALUE``    it equals VALUE, in a JSON in which equal values look equal (1 and 1.0, but not true)
-``c:PATH=VALUE``    it is a list that has VALUE
-==================  ==========================================================================
-
-Every term is there or is not, so a negation is exact. A new list replaces the old one as a whole, where Chroma would
-merge single keys of the old and the new metadata.
+Chroma's metadata has no nested dicts, no empty lists and no None to look for. So a row carries, next to the JSON of its
+metadata, a list of :mod:`terms <._terms>`. A new list replaces the old one as a whole, where Chroma would merge single
+keys of the old and the new metadata.
 
 Numbers are ordered by integers that stand for them, because Chroma orders nothing else exactly: it cuts the fraction
 off an operand before it compares it with an integer, and a server reads a float as one of its neighbours.
@@ -23,68 +10,37 @@ off an operand before it compares it with an integer, and a server reads a float
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from mrl_retrieval.documents import canonical_json
-from mrl_retrieval.filters import ORDER, And, Compare, Filter, IdIn, Not, Or, leaves
+from mrl_retrieval.filters import Filter
+
+from . import _terms
+from ._terms import NUMBER, OPERATORS, TERMS, Where, can_compile, number_keys, order_offenders, terms
 
 __all__ = [
     "NUMBER",
     "OPERATORS",
     "ROWS",
     "TERMS",
+    "Where",
     "can_compile",
     "compile_where",
-    "number_keys",
     "order_offenders",
     "rank",
     "ranks",
     "terms",
 ]
 
-Where = dict[str, Any]
-
-TERMS = "_terms"
-"""The metadata key of the list."""
-NUMBER = "n:"
-"""What the keys of the ranks of numbers begin with."""
-OPERATORS = ORDER | {"$eq", "$in", "$exists", "$contains", "$any", "$all", "$is_empty"}
-"""What :func:`compile_where` knows; order only of numbers."""
-
-# SQLite refuses expressions nested deeper than 1000 and Chroma builds one level per part; far below that the id
-# list of the core is as fast.
-_MOST_CONDITIONS = 128
-_DEEPEST = 16
-# Beyond it, integers that no double equals share a rank with their neighbour.
-_EXACT_INT = 2**53
-_LONGEST_VALUE = 256
-_NEVER = "!"
+ROWS: Where = _terms.has(".")
+"""Finds every row, and no bare vector."""
 
 
-def terms(metadata: Mapping[str, Any]) -> list[str]:
-    """What is true of a row with this metadata, each once."""
-    found = ["."]
-    for path, value in _paths(metadata):
-        found.append(f"e:{path}={_spell(value)}")
-        if value is None:
-            found.append(f"0:{path}")
-        else:
-            found.append(f"n:{path}" if _is_number(value) else f"m:{path}")
-        if value is None or (isinstance(value, (str, list, Mapping)) and not value):
-            found.append(f"z:{path}")
-        if isinstance(value, list):
-            found.append(f"l:{path}")
-            found.extend(dict.fromkeys(f"c:{path}={_spell(item)}" for item in value))
-    return found
-
-
-def number_keys(metadata: Mapping[str, Any]) -> dict[str, int | float]:
-    """The numbers of a row, under the keys that order operators look at."""
-    return {NUMBER + path: value for path, value in _paths(metadata) if _is_number(value)}
+def compile_where(filter: Filter) -> Where:
+    """The ``where`` of a filter for which :func:`can_compile` holds. The order errors are not in it."""
+    return _terms.compile_where(filter, rank)
 
 
 def ranks(metadata: Mapping[str, Any]) -> dict[str, int]:
@@ -106,128 +62,3 @@ def rank(value: float) -> int:
         size = math.nextafter(size, math.inf)
     bits: int = struct.unpack(">q", struct.pack(">d", size))[0]
     return -bits if value < 0 else bits
-
-
-def can_compile(filter: Filter) -> bool:
-    """Whether :func:`compile_where` says exactly what this filter means, within what Chroma can take."""
-    if not _plain(filter, _DEEPEST):
-        return False
-    conditions = list(leaves(filter))
-    width = sum(len(leaf.value) if isinstance(leaf.value, list) else 1 for leaf in conditions)
-    return width <= _MOST_CONDITIONS and all(_can_compare(leaf) for leaf in conditions)
-
-
-def compile_where(filter: Filter, number: Callable[[float], float] = lambda operand: operand) -> Where:
-    """The ``where`` of a filter for which :func:`can_compile` holds. The order errors are not in it.
-
-    ``number`` says what an operand is compared as: :func:`rank` where :func:`ranks` are stored, itself where
-    :func:`number_keys` are (in Milvus, which compares those exactly).
-    """
-    return _compile(filter, False, number)
-
-
-def _compile(filter: Filter, negated: bool, number: Callable[[float], float]) -> Where:
-    if isinstance(filter, Not):
-        return _compile(filter.part, not negated, number)
-    if isinstance(filter, (And, Or)):
-        parts = [_compile(part, negated, number) for part in filter.parts]
-        return _join("$and" if isinstance(filter, And) != negated else "$or", parts)
-    if isinstance(filter, Compare):
-        return _compare(filter, negated, number)
-    raise TypeError(f"cannot be compiled for Chroma: {filter!r}")
-
-
-def order_offenders(filter: Filter) -> Iterator[tuple[Compare, Where]]:
-    """Each order condition of the filter, with a ``where`` that finds the rows for which it is an error."""
-    for leaf in leaves(filter):
-        if leaf.op in ORDER:
-            yield leaf, _has(f"m:{leaf.name}")
-
-
-def _paths(metadata: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every path that a filter can name, with its value; a key with a dot, or an empty one, cannot be named."""
-    for key, value in metadata.items():
-        if key and "." not in key:
-            yield before + key, value
-            if isinstance(value, Mapping):
-                yield from _paths(value, f"{before}{key}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _spell(value: Any) -> str:
-    """JSON in which equal values are spelt alike; a long one as its SHA-256."""
-    text = canonical_json(_alike(value))
-    return text if len(text) <= _LONGEST_VALUE else "#" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _alike(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_alike(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _alike(item) for key, item in value.items()}
-    return value
-
-
-def _plain(filter: Filter, depth: int) -> bool:
-    """No :class:`IdIn` in it, and not nested too deeply."""
-    if depth == 0 or isinstance(filter, IdIn):
-        return False
-    if isinstance(filter, (And, Or)):
-        return len(filter.parts) <= _MOST_CONDITIONS and all(_plain(part, depth - 1) for part in filter.parts)
-    return not isinstance(filter, Not) or _plain(filter.part, depth - 1)
-
-
-def _can_compare(leaf: Compare) -> bool:
-    if leaf.op in ORDER:
-        return _is_number(leaf.value) and -_EXACT_INT <= leaf.value <= _EXACT_INT
-    return leaf.op in OPERATORS
-
-
-def _compare(leaf: Compare, negated: bool, number: Callable[[float], float]) -> Where:
-    path, value = leaf.name, leaf.value
-    if leaf.op in ORDER:
-        if not negated:
-            return {NUMBER + path: {leaf.op: number(value)}}
-        return _join("$or", [{NUMBER + path: {_OPPOSITE[leaf.op]: number(value)}}, _has(f"n:{path}", True)])
-    if leaf.op == "$exists":
-        return _any_of([f"{kind}:{path}" for kind in "nm0"], negated != (not value))
-    if leaf.op == "$is_empty" and value:
-        return _has(f"z:{path}", negated)
-    if leaf.op == "$is_empty":
-        there = _any_of([f"{kind}:{path}" for kind in "nm0"], negated)
-        return _join("$or" if negated else "$and", [there, _has(f"z:{path}", not negated)])
-    if leaf.op == "$eq":
-        return _has(f"e:{path}={_spell(value)}", negated)
-    if leaf.op == "$in":
-        return _any_of([f"e:{path}={_spell(item)}" for item in value], negated)
-    if leaf.op == "$contains":
-        return _has(f"c:{path}={_spell(value)}", negated)
-    members = [f"c:{path}={_spell(item)}" for item in value]
-    if leaf.op == "$any":
-        return _any_of(members, negated)
-    return _join("$or" if negated else "$and", [_has(term, negated) for term in [f"l:{path}", *members]])
-
-
-_OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}
-
-
-def _has(term: str, negated: bool = False) -> Where:
-    return {TERMS: {"$not_contains" if negated else "$contains": term}}
-
-
-def _any_of(wanted: list[str], negated: bool) -> Where:
-    return _join("$and" if negated else "$or", [_has(term, negated) for term in dict.fromkeys(wanted or [_NEVER])])
-
-
-def _join(how: str, parts: list[Where]) -> Where:
-    """Chroma wants at least two parts."""
-    return parts[0] if len(parts) == 1 else {how: parts}
-
-
-ROWS: Where = _has(".")
-"""Finds every row, and no bare vector."""

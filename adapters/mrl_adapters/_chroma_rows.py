@@ -221,7 +221,7 @@ class RowStore:
         coarse = self._pair().coarse
         if isinstance(filter, IdIn):
             return [id for part in parts(filter.ids, IDS_PER_CALL) for id in coarse.get(ids=part, include=[])["ids"]]
-        where = None if filter is None else filters.compile_where(filter, filters.rank)
+        where = None if filter is None else filters.compile_where(filter)
         return list(coarse.get(where=where, include=[])["ids"])
 
     def bare_ids(self, filter: Filter | None) -> list[str]:
@@ -233,7 +233,7 @@ class RowStore:
         else:
             where = filters.ROWS
             if filter is not None:
-                where = {"$and": [where, filters.compile_where(filter, filters.rank)]}
+                where = {"$and": [where, filters.compile_where(filter)]}
             records = pair.full.get(where=where, include=[])["ids"]
         ids = [record.removeprefix(_BARE) for record in records]
         hidden = {id for part in parts(ids, IDS_PER_CALL) for id in pair.coarse.get(ids=part, include=[])["ids"]}

@@ -23,6 +23,7 @@ from typing import Any
 from mrl_retrieval.documents import canonical_json
 from mrl_retrieval.filters import OPERATORS as ALL_OPERATORS
 from mrl_retrieval.filters import ORDER, And, Compare, Filter, IdIn, Not, Or, leaves, order_kind
+from mrl_retrieval.values import by_value, kind, paths
 
 __all__ = [
     "IDS_IN_SQL",
@@ -65,8 +66,8 @@ def terms(metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _terms(metadata: Mapping[str, Any]) -> Iterator[str]:
-    for path, value in _paths(metadata):
-        yield _kind_term(path, _kind(value))
+    for path, value in paths(metadata):
+        yield _kind_term(path, kind(value))
         yield _code("=", path, value)
         if value is None or (isinstance(value, (str, list, Mapping)) and not value):
             yield _kind_term(path, "empty")
@@ -77,7 +78,7 @@ def _terms(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 def order_columns(metadata: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The parallel ``order_keys`` and ``order_values`` of a row."""
-    ordered = [(path, value, kind) for path, value in _paths(metadata) if (kind := order_kind(value))]
+    ordered = [(path, value, kind) for path, value in paths(metadata) if (kind := order_kind(value))]
     return [_kind_term(path, kind) for path, _, kind in ordered], [_sortable(value) for _, value, _ in ordered]
 
 
@@ -116,42 +117,14 @@ def order_offenders(filter: Filter | None) -> str | None:
 # -- codes -------------------------------------------------------------------------------------------------
 
 
-def _paths(metadata: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every path that a filter can name, with its value; a key with a dot, or an empty one, cannot be named."""
-    for key, value in metadata.items():
-        if key and "." not in key:
-            yield before + key, value
-            if isinstance(value, Mapping):
-                yield from _paths(value, f"{before}{key}.")
-
-
 @functools.lru_cache(maxsize=4096)
 def _kind_term(path: str, kind: str) -> str:
     return _code("kind", path, kind)
 
 
 def _code(relation: str, path: str, value: Any) -> str:
-    text = canonical_json([relation, path, _by_value(value)])
+    text = canonical_json([relation, path, by_value(value)])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    return order_kind(value) or ("list" if isinstance(value, list) else "dict")
-
-
-def _by_value(value: Any) -> Any:
-    """Equal values, one spelling: 1.0 becomes 1, at any depth."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_by_value(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _by_value(item) for key, item in value.items()}
-    return value
 
 
 def _sortable(value: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mrl_retrieval.filters import Compare, Filter
 
-from . import _milvus_terms as terms
+from . import _terms as terms
 
 __all__ = [
     "LONGEST_TERM",

@@ -20,8 +20,8 @@ from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-from mrl_retrieval.filters import order_kind
 from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.values import kind
 
 __all__ = [
     "KINDS",
@@ -113,19 +113,11 @@ def _kinds(metadata: Mapping[str, Any], outer: str, depth: int) -> Iterator[str]
         if not key or "." in key:  # no filter's path can name it
             continue
         path = outer + key
-        yield kind_tag(_kind(value), path)
+        yield kind_tag(kind(value), path)
         if value is None or (isinstance(value, (str, list, dict)) and not value):
             yield kind_tag("empty", path)
         if isinstance(value, dict) and depth < MAX_DEPTH:
             yield from _kinds(value, f"{path}.", depth + 1)
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    return order_kind(value) or ("list" if isinstance(value, list) else "dict")
 
 
 # -- vectors in PostgreSQL's binary format: the number of components, 16 unused bits, then big-endian floats -----------

@@ -18,6 +18,7 @@ from typing import Any
 
 from mrl_retrieval.documents import canonical_json
 from mrl_retrieval.filters import ORDER, And, Compare, Filter, IdIn, Not, Or, leaves, order_kind
+from mrl_retrieval.values import by_value, kind
 
 __all__ = [
     "ID",
@@ -79,7 +80,7 @@ def _tags(metadata: Mapping[str, Any], outer: str, depth: int) -> Iterator[str]:
         if not key or "." in key:  # no filter's path can name it
             continue
         path = outer + key
-        yield _kind_tag(path, _kind(value))
+        yield _kind_tag(path, kind(value))
         yield _value_tag(path, "=", value)
         if value is None or (isinstance(value, (str, list, dict)) and not value):
             yield _kind_tag(path, "empty")
@@ -95,31 +96,12 @@ def _kind_tag(path: str, kind: str) -> str:
 
 
 def _value_tag(path: str, relation: str, value: Any) -> str:
-    return _short(json.dumps(path, ensure_ascii=False) + relation + canonical_json(_by_value(value)))
+    return _short(json.dumps(path, ensure_ascii=False) + relation + canonical_json(by_value(value)))
 
 
 def _short(tag: str) -> str:
     """A tag begins with a quotation mark; a long one is its SHA-256."""
     return tag if len(tag) <= _LONGEST_TAG else "#" + hashlib.sha256(tag.encode()).hexdigest()
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "bool"
-    return order_kind(value) or ("list" if isinstance(value, list) else "dict")
-
-
-def _by_value(value: Any) -> Any:
-    """Equal values, one spelling: 1.0 becomes 1, at any depth."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_by_value(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _by_value(item) for key, item in value.items()}
-    return value
 
 
 def native_copy(value: Any, depth: int = 1) -> Any:

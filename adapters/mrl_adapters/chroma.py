@@ -216,7 +216,7 @@ class ChromaBackend(Backend):
             return search(vectors, limit, filter)
 
     def _search_where(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        where = None if filter is None else filters.compile_where(filter, filters.rank)
+        where = None if filter is None else filters.compile_where(filter)
         asked = max(limit, _LEAST_RESULTS)
         found = self._query(vectors, asked, limit, where=where)
         shortest = min(n for _, n in found)

@@ -21,11 +21,12 @@ A question is ``{TERMS: {"$contains": TERM}}`` or ``{TERMS: {"$not_contains": TE
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mrl_retrieval.documents import canonical_json
 from mrl_retrieval.filters import ORDER, And, Compare, Filter, IdIn, Not, Or, leaves
+from mrl_retrieval.values import by_value, is_number, paths
 
 __all__ = [
     "NUMBER",
@@ -33,6 +34,7 @@ __all__ = [
     "TERMS",
     "can_compile",
     "compile_where",
+    "has",
     "number_keys",
     "order_offenders",
     "terms",
@@ -40,17 +42,17 @@ __all__ = [
 
 Where = dict[str, Any]
 
-TERMS = "terms"
+TERMS = "_terms"
 """What a question about a term has as its key."""
 NUMBER = "n:"
 """What the keys of numbers begin with."""
 OPERATORS = ORDER | {"$eq", "$in", "$exists", "$contains", "$any", "$all", "$is_empty"}
 """What :func:`compile_where` knows; order only of numbers."""
 
-# Beyond this the id list of the core is as fast.
+# Beyond this the id list of the core is as fast, and far below what any database takes.
 _MOST_CONDITIONS = 128
 _DEEPEST = 16
-# Beyond 2**53 a number may be compared as the nearest double.
+# Beyond it, a number may be compared as the nearest double.
 _EXACT_INT = 2**53
 _LONGEST_VALUE = 256
 _NEVER = "!"
@@ -59,12 +61,12 @@ _NEVER = "!"
 def terms(metadata: Mapping[str, Any]) -> list[str]:
     """What is true of a row with this metadata, each once."""
     found = ["."]
-    for path, value in _paths(metadata):
+    for path, value in paths(metadata):
         found.append(f"e:{path}={_spell(value)}")
         if value is None:
             found.append(f"0:{path}")
         else:
-            found.append(f"n:{path}" if _is_number(value) else f"m:{path}")
+            found.append(f"n:{path}" if is_number(value) else f"m:{path}")
         if value is None or (isinstance(value, (str, list, Mapping)) and not value):
             found.append(f"z:{path}")
         if isinstance(value, list):
@@ -75,7 +77,7 @@ def terms(metadata: Mapping[str, Any]) -> list[str]:
 
 def number_keys(metadata: Mapping[str, Any]) -> dict[str, int | float]:
     """The numbers of a row, under the keys that order operators look at."""
-    return {NUMBER + path: value for path, value in _paths(metadata) if _is_number(value)}
+    return {NUMBER + path: value for path, value in paths(metadata) if is_number(value)}
 
 
 def can_compile(filter: Filter) -> bool:
@@ -87,15 +89,22 @@ def can_compile(filter: Filter) -> bool:
     return width <= _MOST_CONDITIONS and all(_can_compare(leaf) for leaf in conditions)
 
 
-def compile_where(filter: Filter, negated: bool = False) -> Where:
-    """The question of a filter for which :func:`can_compile` holds. The order errors are not in it."""
+def compile_where(filter: Filter, number: Callable[[float], float] = lambda operand: operand) -> Where:
+    """The question of a filter for which :func:`can_compile` holds. The order errors are not in it.
+
+    ``number`` says what an operand is compared as, where something else stands for the stored numbers.
+    """
+    return _compile(filter, False, number)
+
+
+def _compile(filter: Filter, negated: bool, number: Callable[[float], float]) -> Where:
     if isinstance(filter, Not):
-        return compile_where(filter.part, not negated)
+        return _compile(filter.part, not negated, number)
     if isinstance(filter, (And, Or)):
-        parts = [compile_where(part, negated) for part in filter.parts]
+        parts = [_compile(part, negated, number) for part in filter.parts]
         return _join("$and" if isinstance(filter, And) != negated else "$or", parts)
     if isinstance(filter, Compare):
-        return _compare(filter, negated)
+        return _compare(filter, negated, number)
     raise TypeError(f"cannot be put as a question about terms: {filter!r}")
 
 
@@ -103,36 +112,13 @@ def order_offenders(filter: Filter) -> Iterator[tuple[Compare, Where]]:
     """Each order condition of the filter, with a ``where`` that finds the rows for which it is an error."""
     for leaf in leaves(filter):
         if leaf.op in ORDER:
-            yield leaf, _has(f"m:{leaf.name}")
-
-
-def _paths(metadata: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every path that a filter can name, with its value; a key with a dot, or an empty one, cannot be named."""
-    for key, value in metadata.items():
-        if key and "." not in key:
-            yield before + key, value
-            if isinstance(value, Mapping):
-                yield from _paths(value, f"{before}{key}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+            yield leaf, has(f"m:{leaf.name}")
 
 
 def _spell(value: Any) -> str:
     """JSON in which equal values are spelt alike; a long one as its SHA-256."""
-    text = canonical_json(_alike(value))
+    text = canonical_json(by_value(value))
     return text if len(text) <= _LONGEST_VALUE else "#" + hashlib.sha256(text.encode()).hexdigest()
-
-
-def _alike(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_alike(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _alike(item) for key, item in value.items()}
-    return value
 
 
 def _plain(filter: Filter, depth: int) -> bool:
@@ -146,44 +132,45 @@ def _plain(filter: Filter, depth: int) -> bool:
 
 def _can_compare(leaf: Compare) -> bool:
     if leaf.op in ORDER:
-        return _is_number(leaf.value) and -_EXACT_INT <= leaf.value <= _EXACT_INT
+        return is_number(leaf.value) and -_EXACT_INT <= leaf.value <= _EXACT_INT
     return leaf.op in OPERATORS
 
 
-def _compare(leaf: Compare, negated: bool) -> Where:
+def _compare(leaf: Compare, negated: bool, number: Callable[[float], float]) -> Where:
     path, value = leaf.name, leaf.value
     if leaf.op in ORDER:
         if not negated:
-            return {NUMBER + path: {leaf.op: value}}
-        return _join("$or", [{NUMBER + path: {_OPPOSITE[leaf.op]: value}}, _has(f"n:{path}", True)])
+            return {NUMBER + path: {leaf.op: number(value)}}
+        return _join("$or", [{NUMBER + path: {_OPPOSITE[leaf.op]: number(value)}}, has(f"n:{path}", True)])
     if leaf.op == "$exists":
         return _any_of([f"{kind}:{path}" for kind in "nm0"], negated != (not value))
     if leaf.op == "$is_empty" and value:
-        return _has(f"z:{path}", negated)
+        return has(f"z:{path}", negated)
     if leaf.op == "$is_empty":
         there = _any_of([f"{kind}:{path}" for kind in "nm0"], negated)
-        return _join("$or" if negated else "$and", [there, _has(f"z:{path}", not negated)])
+        return _join("$or" if negated else "$and", [there, has(f"z:{path}", not negated)])
     if leaf.op == "$eq":
-        return _has(f"e:{path}={_spell(value)}", negated)
+        return has(f"e:{path}={_spell(value)}", negated)
     if leaf.op == "$in":
         return _any_of([f"e:{path}={_spell(item)}" for item in value], negated)
     if leaf.op == "$contains":
-        return _has(f"c:{path}={_spell(value)}", negated)
+        return has(f"c:{path}={_spell(value)}", negated)
     members = [f"c:{path}={_spell(item)}" for item in value]
     if leaf.op == "$any":
         return _any_of(members, negated)
-    return _join("$or" if negated else "$and", [_has(term, negated) for term in [f"l:{path}", *members]])
+    return _join("$or" if negated else "$and", [has(term, negated) for term in [f"l:{path}", *members]])
 
 
 _OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}
 
 
-def _has(term: str, negated: bool = False) -> Where:
+def has(term: str, negated: bool = False) -> Where:
+    """The question whether a row has this term, or has it not."""
     return {TERMS: {"$not_contains" if negated else "$contains": term}}
 
 
 def _any_of(wanted: list[str], negated: bool) -> Where:
-    return _join("$and" if negated else "$or", [_has(term, negated) for term in dict.fromkeys(wanted or [_NEVER])])
+    return _join("$and" if negated else "$or", [has(term, negated) for term in dict.fromkeys(wanted or [_NEVER])])
 
 
 def _join(how: str, parts: list[Where]) -> Where:
