@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,23 @@ from mrl_retrieval import MatryoshkaRetriever, collection, errors, reindex, roll
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.generations import open_current
 from mrl_retrieval.registry import open_backend
+from tests.places import SCHEMES, Place, drop_all
 
 TEXTS = [f"document number {i} about topic {i % 7}" for i in range(60)]
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(params=["memory", "faiss", "chroma", "qdrant"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"memory:reindex-{next(NUMBERS)}" if request.param == "memory" else f"{request.param}:{tmp_path}/kb"
+@pytest.fixture(params=SCHEMES)
+def place(
+    request: pytest.FixtureRequest, new_place: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """An address that needs no options: those of PostgreSQL come from its environment."""
+    address, options = new_place(request.param)
+    if request.param == "pgvector":
+        monkeypatch.setenv("PGUSER", options["user"])
+        monkeypatch.setenv("PGPASSWORD", options["password"])
+    yield address
+    drop_all(address)
 
 
 @pytest.fixture

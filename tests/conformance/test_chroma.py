@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mrl_retrieval.testing import BackendConformance
-from tests.conformance.places import drop_all
+from tests.places import drop_all
 
 
 class TestChromaInMemory(BackendConformance):

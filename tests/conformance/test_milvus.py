@@ -12,6 +12,7 @@ import pytest
 from mrl_retrieval.registry import open_backend
 from mrl_retrieval.testing import BackendConformance
 from mrl_retrieval.testing.filter_suite import FilterSuite
+from tests.places import drop_all
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
@@ -19,14 +20,6 @@ from mrl_adapters import milvus
 from mrl_adapters._milvus_collections import Collections
 
 MILVUS_URL = os.environ.get("MRL_MILVUS_URL")
-
-
-def _drop_all(place: str) -> None:
-    with open_backend(place) as backend:
-        names = backend.collections()
-    for name in names:
-        with open_backend(f"{place}?collection={name}") as one:
-            one.drop()
 
 
 class TestMilvusFolder(BackendConformance):
@@ -61,7 +54,7 @@ class TestMilvusLiteServer(BackendConformance):
     def address(self, milvus_server: str) -> Iterator[str]:
         place = f"milvus+{milvus_server}"
         yield place
-        _drop_all(place)
+        drop_all(place)
 
 
 @pytest.fixture(scope="session")
@@ -81,4 +74,4 @@ class TestMilvusServer(BackendConformance):
     def address(self, empty_milvus: str) -> Iterator[str]:
         place = f"milvus+{empty_milvus}"
         yield place
-        _drop_all(place)
+        drop_all(place)
