@@ -102,7 +102,8 @@ def test_control_c(tmp_path):
     # Asked for a confirmation that never comes, the process waits until it is interrupted.
     leader, follower = pty.openpty()
     script = (
-        "import sys\n"
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a suite in the background has it ignored
         "from mrl_retrieval.cli import main\n"
         f"main(['index', {str(fifo)!r}, '--to', 'memory:x', '--encoder', 'hashing'])\n"
         "sys.exit(main(['drop', 'memory:x']))\n"
@@ -120,6 +121,7 @@ def test_control_c(tmp_path):
         _, rest = process.communicate(timeout=30)
     finally:
         process.kill()
+        process.communicate()
         os.close(leader)
         os.close(follower)
     assert process.returncode == 130
