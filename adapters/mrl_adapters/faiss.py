@@ -1,8 +1,8 @@
 """The ``faiss`` backend, the embedded default: a store on disk, and a FAISS index over its prefixes as a cache.
 
 Documents, metadata and full vectors are in :class:`~mrl_retrieval.storage.Store`, which is the truth. The index is
-flat, holds the renormalised prefix of every vector at the vector's own position, and follows the store: each search
-first adds what was committed since. What was deleted stays in the index, behind a selector.
+flat, holds the renormalised prefixes of the vectors, and follows the store: each search first adds what was committed
+since. What was deleted stays in the index, behind a selector.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -25,10 +26,16 @@ from mrl_retrieval.filters import OPERATORS, Filter
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.storage import (
+    BackupReport,
+    CompactionReport,
+    Problem,
     ReadWriteLock,
+    RepairReport,
     Reranker,
+    RestoreReport,
     Snapshot,
     Store,
+    VerifyReport,
     can_query,
     candidates,
     collection_names,
@@ -38,7 +45,7 @@ from mrl_retrieval.storage import (
 from mrl_retrieval.storage.forks import register
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
 
-from ._faiss_index import CoarseIndex, after_fork, rows_in_cache
+from ._faiss_index import CoarseIndex, after_fork, cache_problem, rows_in_cache
 
 __all__ = ["FaissBackend"]
 
@@ -62,7 +69,7 @@ class FaissBackend(Backend):
         exact_search=True,
         vector_dtype="float16",
     )
-    options: ClassVar[frozenset[str]] = frozenset({"fine_dtype", "lock_timeout"})
+    options: ClassVar[frozenset[str]] = frozenset({"compact_at", "fine_dtype", "lock_timeout"})
 
     def __init__(self, address: Address, store: Store) -> None:
         super().__init__(address)
@@ -79,21 +86,27 @@ class FaissBackend(Backend):
 
         Args:
             address: the folder and the collection.
-            options: ``fine_dtype``: ``"float16"`` (default for a new collection) or ``"float32"``, how full vectors
-                are stored; ``lock_timeout``: seconds a write waits for another writer, default 30.
+            options: ``fine_dtype``: ``"float16"`` (default for a new collection), ``"float32"`` or ``"int8"``, how
+                full vectors are stored; ``lock_timeout``: seconds a write waits for another writer, default 30;
+                ``compact_at``: the share of dead vectors beyond which writes clean up, default 0.5; 1: never.
 
         Raises:
             AddressError: it names no folder.
+            InvalidInput: an option is unknown, or has a value that it cannot have.
             NotACollection: the folder, or file, is not ours.
         """
         if unknown := sorted(options.keys() - cls.options):
             raise InvalidInput(f"the faiss backend takes the options {sorted(cls.options)}, got {unknown}")
+        cls._check_address(address)
+        return cls(address, Store(address.folder, address.collection, **options))
+
+    @staticmethod
+    def _check_address(address: Address) -> None:
         if address.url or address.in_memory:
             raise AddressError(
                 f"address {str(address)!r} names no folder; write 'faiss:./folder', or 'memory:' for a collection that "
                 "lives in this process alone"
             )
-        return cls(address, Store(address.folder, address.collection, **options))
 
     def after_fork(self) -> None:
         """Start afresh in a child process: a thread of the parent may have been changing the index."""
@@ -163,7 +176,7 @@ class FaissBackend(Backend):
     def fetch_vectors(self, ids: Sequence[str]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """See :meth:`Backend.fetch_vectors`."""
         with self._store.snapshot() as snapshot:
-            numbers = snapshot.rows_of_ids(ids)
+            numbers = snapshot.numbers_of(ids)
             positions = np.array([numbers.get(asked, -1) for asked in ids], dtype=np.int64)
             found = positions >= 0
             out = np.zeros((len(ids), snapshot.fine.layout.dims), dtype=np.float32)
@@ -214,7 +227,7 @@ class FaissBackend(Backend):
             allowed = _positions(snapshot, filter)
             found = exact_scan(snapshot.fine, allowed, request.vectors, request.k)
             seconds = time.perf_counter() - started
-            rankings = [ranking(snapshot, p, s, None, request.k) for p, s in found]
+            rankings = [ranking(snapshot, p, s, None, request.k, filter) for p, s in found]
         if not request.explain:
             return rankings
         kept = sum(len(answer.rows) for answer in rankings)
@@ -228,7 +241,7 @@ class FaissBackend(Backend):
         """The coarse stage, on a snapshot that is left open in ``stack`` and that the index stands for exactly."""
 
         def coarse_stage(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-            allowed = None if filter is None else snapshot.mask(filter)[snapshot.state.bare :]
+            allowed = None if filter is None else snapshot.vector_mask(filter)
             return coarse.search(prefix(vectors, coarse.dims), limit, allowed)
 
         return self._with_index(stack, coarse_stage)
@@ -280,30 +293,83 @@ class FaissBackend(Backend):
     def stats(self) -> BackendStats:
         """Counts and sizes; the details have the kind of index, the dtype, and what deletions left behind."""
         with self._store.snapshot() as snapshot:
-            state, bare = snapshot.state, snapshot.state.bare
-            vectors = int(np.count_nonzero(snapshot.mask(None)[bare:]))
-            layout = snapshot.fine.layout
+            state, fine = snapshot.state, snapshot.fine
+            vectors = int(np.count_nonzero(snapshot.vector_mask(None)))
         sizes = self._store.sizes()
         return BackendStats(
             rows=state.rows,
             vectors=vectors,
-            bytes={"coarse": state.vectors * state.coarse_dims * 4, **sizes},
+            bytes={"coarse": (state.vectors - state.first) * state.coarse_dims * 4, **sizes},
             details={
                 "index": "flat, exact",
-                "fine_dtype": layout.dtype,
+                "fine_dtype": fine.layout.dtype,
+                "format_version": snapshot.version,
                 "generation": state.generation,
-                "tombstones": state.vectors - vectors,
-                "segments": -(-state.vectors // layout.rows_per_segment),
+                "tombstones": state.vectors - state.first - vectors,
+                "segments": len(fine.parts),
             },
         )
 
-    def verify(self) -> int:
-        """Read everything and compare it with its checksums. Returns the number of vectors checked.
+    def refresh(self) -> None:
+        """Bring the index up to date with what others committed. Searches do so by themselves; after this, the next one
+        need not."""
+        with contextlib.ExitStack() as stack:
+            self._with_index(stack, lambda snapshot, coarse: None)
+
+    def verify(self) -> VerifyReport:
+        """Read everything and compare it with its checksums, the cache file of the index too. Changes nothing.
 
         Raises:
-            CorruptionError: something is not as it was written.
+            CollectionNotFound: there is none.
+            NewerFormatError: a newer version of this library made it.
         """
-        return self._store.verify()
+        report = self._store.verify()
+        if not report.ok:
+            return report
+        with self._store.snapshot() as snapshot:
+            problem = cache_problem(snapshot, self._store.files)
+        return report if problem is None else replace(report, problems=(Problem("coarse index", problem),))
+
+    def repair(self) -> RepairReport:
+        """Bring a damaged collection back in order, without the encoder; see :meth:`Store.repair`. Afterwards read the
+        manifest again.
+
+        Raises:
+            CorruptionError: nothing can be saved: restore a backup.
+            LockTimeout: somebody else is writing.
+        """
+        with self._lock.write():
+            report = self._store.repair()
+            self._coarse = None
+        files = self._store.files
+        with self._store.snapshot() as snapshot:
+            problem = None if report.rebuilt else cache_problem(snapshot, files)
+        if problem is not None or report.rebuilt:
+            with self._store.writing_files(None):
+                files.sidecar.unlink(missing_ok=True)
+                files.index.unlink(missing_ok=True)
+            self.flush()
+            report = replace(report, index_rebuilt=True)
+        if problem is not None:
+            report = replace(report, problems=(Problem("coarse index", problem),))
+        self.read_manifest()
+        return report
+
+    def compact(self) -> CompactionReport:
+        """Take back the room of what was deleted and overwritten, while others read and write; see
+        :meth:`Store.compact`."""
+        return self._store.compact()
+
+    def backup(self, target: str | Path, *, overwrite: bool = False) -> BackupReport:
+        """Write the collection to one file, as the last commit left it; see :meth:`Store.backup`."""
+        return self._store.backup(Path(target), overwrite=overwrite)
+
+    @classmethod
+    def restore(cls, archive: str | Path, address: Address | str) -> RestoreReport:
+        """Make a collection of a backup, at an address where there is none; see :meth:`Store.restore`."""
+        place = Address.parse(address) if isinstance(address, str) else address
+        cls._check_address(place)
+        return Store.restore(Path(archive), place.folder, place.collection)
 
     def close(self) -> None:
         """Release everything, after saving the index where that is worth it; a second call is no error."""
@@ -322,4 +388,4 @@ class FaissBackend(Backend):
 
 
 def _positions(snapshot: Snapshot, filter: Filter | None) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(snapshot.mask(filter)[snapshot.state.bare :])
+    return np.flatnonzero(snapshot.vector_mask(filter)) + snapshot.state.first

@@ -4,20 +4,30 @@
 keeps one of its own beside it, as a cache that can always be made again from what is stored here.
 """
 
+from .backup import BackupReport, RestoreReport
+from .compaction import CompactionReport
 from .files import CollectionFiles, check_place, collection_names
 from .locks import ReadWriteLock, WriterLock
 from .query import can_query
+from .repair import RepairReport
 from .rerank import Reranker, candidates, ranking
 from .scan import exact_scan
 from .snapshot import Snapshot
 from .store import Store
+from .verify import Problem, VerifyReport
 
 __all__ = [
+    "BackupReport",
     "CollectionFiles",
+    "CompactionReport",
+    "Problem",
     "ReadWriteLock",
+    "RepairReport",
     "Reranker",
+    "RestoreReport",
     "Snapshot",
     "Store",
+    "VerifyReport",
     "WriterLock",
     "can_query",
     "candidates",

@@ -19,29 +19,72 @@ from mrl_retrieval.errors import (
     NotACollection,
 )
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "Connections", "sqlite_errors"]
+__all__ = [
+    "APPLICATION_ID",
+    "RESTORE",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "Connections",
+    "schema_version",
+    "sqlite_errors",
+]
 
 APPLICATION_ID = 0x4D524C31  # "MRL1"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+RESTORE = "restore the collection from a backup, or repair it"
 
-# Vectors have the row numbers 0, 1, 2, … which are also their positions in the segments; rows without a vector have
-# -1, -2, …. Neither is ever used twice.
-SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+# Vectors have the row numbers 0, 1, 2, …; rows without a vector have -1, -2, …. Neither is ever used twice.
+# The document is the last column: reading the rest of a row then does not touch its pages.
+ROW_TABLE = (
+    "CREATE TABLE row (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, metadata TEXT NOT NULL, "
+    "crc32 INTEGER NOT NULL, vector_sum INTEGER, document_crc32 INTEGER, document TEXT)"
+)
+STATE_TABLE = (
     "CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, "
     "vectors INTEGER NOT NULL, bare INTEGER NOT NULL, rows INTEGER NOT NULL, coarse_dims INTEGER NOT NULL, "
-    "collection_id TEXT NOT NULL)",
-    # The document last: reading the rest of a row then does not touch its pages.
-    "CREATE TABLE row (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, metadata TEXT NOT NULL, document TEXT)",
-    "CREATE TABLE path (path INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+    "collection_id TEXT NOT NULL, first INTEGER NOT NULL, first_bare INTEGER NOT NULL, clean_to INTEGER NOT NULL, "
+    "numbers INTEGER NOT NULL, paths INTEGER NOT NULL, bare_rows INTEGER NOT NULL, crc32 INTEGER NOT NULL)"
+)
+PATH_TABLE = "CREATE TABLE path (path INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, digest INTEGER NOT NULL)"
+BATCH_TABLE = (
+    "CREATE TABLE batch (first INTEGER PRIMARY KEY, rows INTEGER NOT NULL, sums BLOB NOT NULL, "
+    "lineage TEXT NOT NULL, crc32 INTEGER NOT NULL)"
+)
+SEGMENT_TABLE = "CREATE TABLE segment (number INTEGER PRIMARY KEY, first INTEGER NOT NULL)"
+SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    STATE_TABLE,
+    ROW_TABLE,
+    PATH_TABLE,
     "CREATE TABLE field (path INTEGER NOT NULL, kind INTEGER NOT NULL, value NOT NULL, row INTEGER NOT NULL, "
     "PRIMARY KEY (path, kind, value, row)) WITHOUT ROWID",
-    "CREATE TABLE batch (first INTEGER PRIMARY KEY, rows INTEGER NOT NULL, crc32 INTEGER NOT NULL)",
+    BATCH_TABLE,
+    SEGMENT_TABLE,
     "CREATE TABLE tombstone (generation INTEGER NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (generation, row)) "
     "WITHOUT ROWID",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+
+
+_TABLES = {statement for statement in SCHEMA if statement.startswith("CREATE TABLE")}
+
+
+def schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The format version in the connection's transaction.
+
+    Raises:
+        NewerFormatError: a newer version of this library wrote it.
+        CorruptionError: there has never been such a version.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise NewerFormatError(
+            f"{path} has schema version {version}, this library reads up to {SCHEMA_VERSION}: upgrade mrl-retrieval"
+        )
+    if version < 1:
+        raise CorruptionError(f"{path} has schema version {version}, expected 1 to {SCHEMA_VERSION}: {RESTORE}")
+    return int(version)
 
 
 class Connections:
@@ -151,24 +194,28 @@ class Connections:
 
     def _prepare(self, connection: sqlite3.Connection, create: bool) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application != APPLICATION_ID and (application or tables):
             raise NotACollection(
                 f"{self._path} is a database with application id {application:#x}, expected {APPLICATION_ID:#x}: "
                 "another program made it; choose another folder"
             )
-        if version > SCHEMA_VERSION:
-            raise NewerFormatError(
-                f"{self._path} has schema version {version}, this library reads up to {SCHEMA_VERSION}: upgrade "
-                "mrl-retrieval"
-            )
-        if not tables and not create:
+        if tables:
+            if schema_version(connection, self._path) == SCHEMA_VERSION:
+                self._check_schema(connection)
+        elif not create:
             raise CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -8000")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.create_function("mrl_casefold", 1, str.casefold, deterministic=True)
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Hold the tables' definitions to ours: a damaged one lets SQLite read the same bytes as something else."""
+        found = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        if found != _TABLES:
+            wrong = sorted(found ^ _TABLES)[0]
+            raise CorruptionError(f"{self._path} has other tables than it should ({wrong[:80]!r}): {RESTORE}")
 
 
 # Connections that came into this process by a fork stay referenced: closing them here could harm the parent's.
@@ -188,19 +235,23 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours: the one place where that happens."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"{path}: SQLite says what is not UTF-8 ({error}), expected text: {RESTORE}") from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or type(error).__name__
         said = f"{path}: SQLite says {error} ({name})"
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise CorruptionError(f"{said}, expected a sound database: restore the collection from a backup") from error
+            raise CorruptionError(f"{said}, expected a sound database: {RESTORE}") from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise LockTimeout(f"{said}: another program holds the database; end it, or try again") from error
         if name.startswith("SQLITE_FULL"):
             raise BackendError(f"{said}: make room on the disk and repeat; nothing of this batch was kept") from error
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):
             raise BackendError(f"{said}: check the disk and the permissions of the folder") from error
-        if name == "SQLITE_ERROR" and "no such" in str(error):
+        if "Could not decode" in str(error) or name == "SQLITE_MISMATCH" or name == "SQLITE_TOOBIG":
+            raise CorruptionError(f"{said}, expected text: {RESTORE}") from error
+        if name == "SQLITE_ERROR" and ("no such" in str(error) or "malformed" in str(error)):
             raise CorruptionError(
-                f"{said}, expected the tables of schema version {SCHEMA_VERSION}: restore the collection from a backup"
+                f"{said}, expected the tables of schema version {SCHEMA_VERSION}: {RESTORE}"
             ) from error
         raise BackendError(said) from error

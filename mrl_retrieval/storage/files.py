@@ -23,6 +23,7 @@ __all__ = [
     "check_place",
     "collection_names",
     "os_errors",
+    "segment_name",
     "sync_folder",
     "write_atomically",
 ]
@@ -34,9 +35,16 @@ SEGMENTS = "segments"
 LOCK = "write.lock"
 INDEX = "coarse.faiss"
 SIDECAR = "coarse.json"
+COPY = "collection.json"
+COMMITTED = "last-commit"
+QUARANTINE = "quarantine"
 _TEMPORARY = ".tmp-"
 _DROPPED = ".dropped-"
-_OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", SEGMENTS, LOCK, INDEX, SIDECAR})
+_OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", SEGMENTS, LOCK, INDEX, SIDECAR}) | {
+    COPY,
+    COMMITTED,
+    QUARANTINE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,21 @@ class CollectionFiles:
         """What the cache file must look like to be trusted."""
         return self.folder / SIDECAR
 
+    @property
+    def copy(self) -> Path:
+        """A second copy of what the collection is, for the day the database loses it."""
+        return self.folder / COPY
+
+    @property
+    def committed(self) -> Path:
+        """Which commit was the last: the database must not be older."""
+        return self.folder / COMMITTED
+
+    @property
+    def quarantine(self) -> Path:
+        """Where a repair puts what it could not use."""
+        return self.folder / QUARANTINE
+
     def has_segments(self) -> bool:
         """Whether there is any fine vector file."""
         try:
@@ -87,7 +110,14 @@ class CollectionFiles:
         """Make the store's folder and marker and the collection's folder, durably. Nothing happens where they exist."""
         if self.folder.is_dir() and check_place(self.store):
             return
+        self.create_store()
         with os_errors(f"creating {self.folder}"):
+            self.folder.mkdir(exist_ok=True)
+            sync_folder(self.store)
+
+    def create_store(self) -> None:
+        """Make the store's folder and marker, durably. Nothing happens where they exist."""
+        with os_errors(f"creating {self.store}"):
             for folder in (*reversed(self.store.parents), self.store):
                 if not folder.is_dir():
                     folder.mkdir(exist_ok=True)
@@ -95,8 +125,6 @@ class CollectionFiles:
             if not check_place(self.store):
                 marker = json.dumps({"format": "mrl-store", "version": FORMAT_VERSION}) + "\n"
                 write_atomically(self.store / MARKER, marker.encode())
-            self.folder.mkdir(exist_ok=True)
-            sync_folder(self.store)
 
     def strangers(self) -> list[str]:
         """Names in the collection's folder that this library did not put there."""
@@ -209,6 +237,11 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def segment_name(number: int) -> str:
+    """The name of a segment's file."""
+    return f"{number:06d}.seg"
+
+
 def temporary(path: Path) -> Path:
     """A new name beside ``path``, recognised and ignored when a killed process leaves it behind."""
     return path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
@@ -238,7 +271,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left half written. Only the holder of the writer lock may call it."""
     for entry in folder.iterdir():
-        if entry.name.startswith(_TEMPORARY):
+        if entry.name.startswith(_TEMPORARY) and not entry.is_dir():
             entry.unlink(missing_ok=True)
 
 

@@ -1,8 +1,8 @@
 """Filters as index lookups: each comparison is one fixed statement that gives row numbers, and ``$and``, ``$or`` and
 ``$not`` are set operations on bitmaps of row numbers.
 
-No statement is ever put together from parts, however deep a filter is nested. Row numbers are counted from ``-bare``,
-so that a bitmap has ``bare`` places for rows without a vector, then one for each vector.
+No statement is ever put together from parts, however deep a filter is nested. A bitmap has a place for
+every row number that may be in use: first those of rows without a vector, then those of vectors, both ascending.
 """
 
 from __future__ import annotations
@@ -16,12 +16,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mrl_retrieval.errors import FilterError
+from mrl_retrieval.errors import CorruptionError, FilterError
 from mrl_retrieval.filters import ORDER, And, Compare, Filter, IdIn, Not, Or, leaves, lookup, order_error
 
+from .checks import digest_of
+from .database import RESTORE
 from .fields import DICT, ELEMENT, LIST, NULL, STRING, Scalar, encode, is_path
+from .state import State, path_crc
 
-__all__ = ["CHUNK", "FilterQuery", "can_query", "in_chunks", "writable"]
+__all__ = [
+    "CHUNK",
+    "CheckedPaths",
+    "FilterQuery",
+    "can_query",
+    "in_chunks",
+    "numbers_sum",
+    "path_digest",
+    "writable",
+]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -39,6 +51,7 @@ _ORDERED = {
 }
 _TEXT = "SELECT row FROM field WHERE path = ? AND kind = ? AND instr(value, ?) > 0"
 _FOLDED = "SELECT row FROM field WHERE path = ? AND kind = ? AND instr(mrl_casefold(value), ?) > 0"
+_DIGEST = "SELECT kind, value, count(*), sum(row) FROM field WHERE path = ? GROUP BY kind, value"
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -55,18 +68,64 @@ def _fits(value: Any) -> bool:
     return all(map(_fits, value)) if isinstance(value, list) else True
 
 
-class FilterQuery:
-    """Answers filters on one snapshot of the database."""
+class CheckedPaths:
+    """The metadata paths of a collection, held to their checksums: the list of them in each commit, the entries of each
+    once, since later ones are our own."""
 
-    def __init__(self, connection: sqlite3.Connection, bare: int, vectors: int) -> None:
+    def __init__(self, collection_id: str) -> None:
+        self.collection_id = collection_id
+        self._of: tuple[int, dict[str, tuple[int, int]]] = (-1, {})
+        self._checked: set[int] = set()
+
+    def number(self, connection: sqlite3.Connection, state: State, name: str) -> int | None:
+        """The number of a path; None where there is none of that name.
+
+        Raises:
+            CorruptionError: the list of paths, or the entries of this one, are not as they were written.
+        """
+        found = self._table(connection, state).get(name)
+        if found is None:
+            return None
+        path, expected = found
+        if path not in self._checked:
+            if (actual := path_digest(connection, path)) != expected:
+                raise CorruptionError(
+                    f"the filter index of {name!r} has checksum {actual}, expected {expected}: {RESTORE}"
+                )
+            self._checked.add(path)
+        return path
+
+    def _table(self, connection: sqlite3.Connection, state: State) -> dict[str, tuple[int, int]]:
+        # Read whole, and not by the index of names, whose damage would make a path look as if it were not there.
+        generation, table = self._of
+        if generation != state.generation:
+            rows = connection.execute("SELECT path, name, digest FROM path NOT INDEXED").fetchall()
+            if (total := sum(path_crc(path, name) for path, name, _ in rows)) != state.paths:
+                raise CorruptionError(f"the metadata paths have checksum {total}, expected {state.paths}: {RESTORE}")
+            table = {name: (path, digest) for path, name, digest in rows}
+            self._of = (state.generation, table)
+        return table
+
+
+def path_digest(connection: sqlite3.Connection, path: int) -> int:
+    """The checksum of the entries that a path has."""
+    return digest_of(connection.execute(_DIGEST, (path,)))
+
+
+class FilterQuery:
+    """Answers filters on one snapshot of the database. With ``checked`` None nothing is held to checksums."""
+
+    def __init__(self, connection: sqlite3.Connection, state: State, checked: CheckedPaths | None) -> None:
         self._connection = connection
-        self._bare, self._size = bare, bare + vectors
+        self._state = state
+        self._checked = checked
 
     def mask(self, filter: Filter | None) -> Mask:
-        """Which rows match: ``(bare + vectors,)``; place ``i`` is row number ``i - bare``.
+        """Which rows match: ``(state.window,)``, a place for each row number that may be in use.
 
         Raises:
             FilterError: an order operator meets a stored value of another type, in whichever row.
+            CorruptionError: the index is damaged.
         """
         if filter is None:
             return self.live()
@@ -77,7 +136,18 @@ class FilterQuery:
 
     def live(self) -> Mask:
         """The rows that there are."""
-        return ~self._collect("SELECT row FROM tombstone", ())
+        state = self._state
+        gone = _numbers(self._connection.execute("SELECT row FROM tombstone"))
+        live = np.ones(state.window, dtype=np.bool_)
+        live[self._places(gone[(gone >= state.first) | ((gone < 0) & (gone < -state.first_bare))])] = False
+        count = int(np.count_nonzero(live))
+        if count != state.rows:
+            raise CorruptionError(f"{count} rows are without a tombstone, expected {state.rows}: {RESTORE}")
+        if self._checked is not None and (total := numbers_sum(live, state)) != state.numbers:
+            raise CorruptionError(
+                f"the numbers of the rows without a tombstone add up to {total}, expected {state.numbers}: {RESTORE}"
+            )
+        return live
 
     def _mask(self, filter: Filter) -> Mask:
         if isinstance(filter, Compare):
@@ -127,6 +197,8 @@ class FilterQuery:
         return self._union((_EQUAL, (path, plus + kind, stored)) for kind, stored in wanted)
 
     def _path(self, condition: Compare) -> int | None:
+        if self._checked is not None:
+            return self._checked.number(self._connection, self._state, condition.name)
         found = self._connection.execute("SELECT path FROM path WHERE name = ?", (condition.name,)).fetchone()
         return None if found is None else int(found[0])
 
@@ -148,7 +220,7 @@ class FilterQuery:
                     raise error
 
     def _none(self) -> Mask:
-        return np.zeros(self._size, dtype=np.bool_)
+        return np.zeros(self._state.window, dtype=np.bool_)
 
     def _collect(self, statement: str, values: Sequence[Scalar | None]) -> Mask:
         return self._union([(statement, values)])
@@ -156,10 +228,37 @@ class FilterQuery:
     def _union(self, queries: Iterable[tuple[str, Sequence[Scalar | None]]]) -> Mask:
         mask = self._none()
         for statement, values in queries:
-            found = self._connection.execute(statement, values)
-            rows = np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64)
-            mask[rows + self._bare] = True
+            rows = _numbers(self._connection.execute(statement, values))
+            mask[self._places(rows)] = True
         return mask
+
+    def _places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where the rows of these numbers are in a bitmap."""
+        state = self._state
+        places = np.where(rows < 0, rows + state.bare, rows + (state.bare_window - state.first))
+        wrong = (rows >= state.vectors) | ((rows >= 0) & (rows < state.first))
+        wrong |= (rows < -state.bare) | ((rows < 0) & (rows >= -state.first_bare))
+        if wrong.any():
+            number = int(rows[np.flatnonzero(wrong)[0]])
+            raise CorruptionError(
+                f"the database names the row number {number}, expected one of {-state.bare} to "
+                f"{-state.first_bare - 1} or {state.first} to {state.vectors - 1}: {RESTORE}"
+            )
+        return places
+
+
+def numbers_sum(mask: Mask, state: State) -> int:
+    """The sum of the row numbers at the places of a bitmap."""
+    places = np.flatnonzero(mask)
+    bare = int(np.count_nonzero(mask[: state.bare_window]))
+    return int(places.sum()) - bare * state.bare + (len(places) - bare) * (state.first - state.bare_window)
+
+
+def _numbers(found: Iterable[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
+    try:
+        return np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptionError(f"the database names a row that is no number ({error}): {RESTORE}") from error
 
 
 def _all(masks: list[Mask]) -> Mask:

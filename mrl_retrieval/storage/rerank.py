@@ -8,10 +8,13 @@ import time
 import numpy as np
 
 from mrl_retrieval.documents import Row
+from mrl_retrieval.errors import CorruptionError
+from mrl_retrieval.filters import Filter, matches
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.scoring import rank
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace
 
+from .database import RESTORE
 from .scan import best_of, cosines
 from .segments import PositionArray
 from .snapshot import Snapshot
@@ -46,7 +49,7 @@ class Reranker:
                 positions, coarse_scores, scores = positions[chosen], coarse_scores[chosen], scores[chosen]
                 vectors = vectors if last else vectors[chosen]
             self._seconds[i] += time.perf_counter() - started
-        return ranking(self._snapshot, positions, scores, coarse_scores, self._request.k)
+        return ranking(self._snapshot, positions, scores, coarse_scores, self._request.k, self._request.filter)
 
     def traces(self) -> tuple[StageTrace, ...]:
         """What each stage did for all queries together."""
@@ -55,9 +58,18 @@ class Reranker:
 
 
 def ranking(
-    snapshot: Snapshot, positions: PositionArray, scores: FloatArray, coarse_scores: FloatArray | None, k: int
+    snapshot: Snapshot,
+    positions: PositionArray,
+    scores: FloatArray,
+    coarse_scores: FloatArray | None,
+    k: int,
+    filter: Filter | None,
 ) -> Ranking:
-    """The best ``k`` of scored positions, with their rows: score descending, then id ascending."""
+    """The best ``k`` of scored positions, with their rows: score descending, then id ascending.
+
+    Raises:
+        CorruptionError: a row is not as it was written, does not match ``filter``, or comes twice.
+    """
     if len(positions) > k:
         best = rank(scores, snapshot.ids(positions), k)
         positions, scores = positions[best], scores[best]
@@ -66,6 +78,10 @@ def ranking(
     found = [stored[position] for position in positions.tolist()]
     order = rank(scores, [row[1] for row in found])
     rows = [Row(found[i][1], found[i][2], json.loads(found[i][3])) for i in order]
+    if len({row.id for row in rows}) != len(rows):
+        raise CorruptionError(f"the database holds an id twice, expected it once: {RESTORE}")
+    if filter is not None and not all(matches(filter, row.id, row.metadata) for row in rows):
+        raise CorruptionError(f"the filter index names a row that does not match, expected those that do: {RESTORE}")
     return Ranking(rows, scores[order], None if coarse_scores is None else coarse_scores[order])
 
 

@@ -9,66 +9,47 @@ import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.documents import Row, RowBatch
-from mrl_retrieval.errors import CorruptionError, ManifestError
+from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.filters import And, Filter, IdIn, Not, Or
 from mrl_retrieval.manifest import Manifest
 
-from .query import CHUNK, FilterQuery, Mask, in_chunks, writable
+from .checks import row_crc, text_crc
+from .database import RESTORE
+from .query import CHUNK, CheckedPaths, FilterQuery, Mask, in_chunks, writable
 from .segments import FineView, PositionArray
+from .state import State, read_manifest
 
-__all__ = ["MaskCache", "Snapshot", "State", "read_manifest"]
+__all__ = ["MaskCache", "Snapshot", "StoredRow"]
 
-_STATE = "SELECT generation, vectors, bare, rows, coarse_dims, collection_id FROM state"
-_ROW = "SELECT row, id, document, metadata FROM row WHERE row = ?"
 _PLACES = ",".join("?" * CHUNK)
-_ROWS = f"SELECT row, id, document, metadata FROM row WHERE row IN ({_PLACES})"  # noqa: S608 - only question marks
-_IDS = f"SELECT row, id FROM row WHERE row IN ({_PLACES})"  # noqa: S608 - only question marks
 _BY_ID = f"SELECT id, row FROM row WHERE id IN ({_PLACES})"  # noqa: S608 - only question marks
-_PAGE = "SELECT row, id, document, metadata FROM row WHERE row > ? ORDER BY row LIMIT ?"
-_PAGE_WITHOUT = "SELECT row, id, NULL, metadata FROM row WHERE row > ? ORDER BY row LIMIT ?"
+_WHOLE = "row, id, document, metadata, vector_sum, document_crc32, crc32"
+_HEAD = "row, id, NULL, metadata, vector_sum, document_crc32, crc32"
+_WHOLE_1 = "row, id, document, metadata, NULL, NULL, NULL"
+_HEAD_1 = "row, id, NULL, metadata, NULL, NULL, NULL"
 _FEW = 50
-_RESTORE = "restore the collection from a backup, or index it again"
 
 StoredRow = tuple[int, str, str | None, str]
+"""Number, id, document and metadata (JSON)."""
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """The counters of a collection after a commit."""
+class _Statements:
+    """The statements that read rows, for one selection of columns."""
 
-    generation: int
-    """Goes up with every commit."""
-    vectors: int
-    """Vectors ever written: the end of the segments, and of the row numbers from 0."""
-    bare: int
-    """Rows without a vector ever written: the end of the row numbers from -1 downwards."""
-    rows: int
-    """Rows that are there."""
-    coarse_dims: int
-    collection_id: str
-
-    @classmethod
-    def read(cls, connection: sqlite3.Connection) -> State:
-        """The state in the connection's transaction."""
-        found = connection.execute(_STATE).fetchone()
-        if found is None:
-            raise CorruptionError(f"the database has no row in its table 'state', expected one: {_RESTORE}")
-        return cls(*found)
+    def __init__(self, columns: str) -> None:
+        self.one = f"SELECT {columns} FROM row WHERE row = ?"  # noqa: S608 - fixed names
+        self.some = f"SELECT {columns} FROM row WHERE row IN ({_PLACES})"  # noqa: S608 - fixed names, question marks
+        self.page = f"SELECT {columns} FROM row WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608 - fixed names
 
 
-def read_manifest(connection: sqlite3.Connection) -> Manifest:
-    """The stored manifest in the connection's transaction."""
-    found = connection.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
-    if found is None:
-        raise ManifestError(f"the database has no manifest, expected one: {_RESTORE}")
-    return Manifest.loads(found[0])
+# By format version: whole rows, and rows without their document.
+_READ = {1: (_Statements(_WHOLE_1), _Statements(_HEAD_1)), 2: (_Statements(_WHOLE), _Statements(_HEAD))}
 
 
 class MaskCache:
@@ -106,12 +87,24 @@ class MaskCache:
 class Snapshot:
     """One commit of a collection, for reading. Made by :meth:`Store.snapshot`, valid within its ``with``."""
 
-    def __init__(self, connection: sqlite3.Connection, state: State, fine: FineView, masks: MaskCache) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        version: int,
+        state: State,
+        fine: FineView,
+        masks: MaskCache,
+        paths: CheckedPaths | None,
+    ) -> None:
+        self.version = version
+        """The format version of the database; 1 has no checksums of rows."""
         self.state = state
         self.fine = fine
-        """The stored vectors. May hold more than ``state.vectors``."""
+        """The stored vectors."""
         self._connection = connection
         self._masks = masks
+        self._paths = paths
+        self._whole, self._head = _READ[version]
 
     def manifest(self) -> Manifest:
         """The manifest of this commit.
@@ -124,22 +117,29 @@ class Snapshot:
     # -- which rows ----------------------------------------------------------------------------------------
 
     def mask(self, filter: Filter | None) -> Mask:
-        """Which rows match: ``(bare + vectors,)`` bool, read-only; place ``i`` is row number ``i - bare``.
+        """Which rows match: ``(state.window,)`` bool, read-only: first the places of rows without a vector, then those
+        of the vectors from ``state.first`` on.
 
         ``filter`` must be one that :func:`~mrl_retrieval.storage.query.can_query` accepts.
 
         Raises:
             FilterError: an order operator meets a stored value of another type.
+            CorruptionError: the index that answers filters is damaged.
         """
         # Not by the filter itself: as dataclasses, the filters for 1 and for True are equal.
         key = "" if _has_ids(filter) else repr(filter)
         mask = self._masks.get(self.state, key) if key else None
         if mask is None:
-            mask = FilterQuery(self._connection, self.state.bare, self.state.vectors).mask(filter)
+            mask = FilterQuery(self._connection, self.state, self._paths).mask(filter)
             mask.flags.writeable = False
             if key:
                 self._masks.put(self.state, key, mask)
         return mask
+
+    def vector_mask(self, filter: Filter | None) -> Mask:
+        """The part of :meth:`mask` for vectors: ``(state.vectors - state.first,)``; place ``i`` is the vector
+        ``state.first + i``."""
+        return self.mask(filter)[self.state.bare_window :]
 
     def tombstones(self, after_generation: int) -> PositionArray:
         """Row numbers removed after a generation, of rows with a vector."""
@@ -155,35 +155,45 @@ class Snapshot:
         except UnicodeEncodeError:
             return dict(self._chunked(_BY_ID, list(writable(ids))))
 
-    def lineage(self, vectors: int) -> str:
-        """A digest of how the first ``vectors`` vectors were written: equal only for the same vectors."""
-        digest = hashlib.blake2b(self.state.collection_id.encode(), digest_size=16)
-        for batch in self._connection.execute(
-            "SELECT first, rows, crc32 FROM batch WHERE first < ? ORDER BY first", (vectors,)
-        ):
-            digest.update(b"%d %d %d\n" % batch)
-        return digest.hexdigest()
+    def numbers_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """The same, each held to its row's checksum."""
+        numbers = self.rows_of_ids(ids)
+        stored = self._rows(list(numbers.values()), documents=False)
+        self._check_ids(numbers, stored)
+        return numbers
+
+    def lineage(self, vectors: int) -> str | None:
+        """A digest of how the vectors below a number were written: equal only for the same vectors. None where no
+        batch ends there."""
+        if self.version == 1:
+            return lineage_1(self._connection, self.state.collection_id, vectors)
+        found = self._connection.execute(
+            "SELECT lineage FROM batch WHERE first < ? AND first + rows = ? ORDER BY first DESC LIMIT 1",
+            (vectors, vectors),
+        ).fetchone()
+        return None if found is None else str(found[0])
 
     # -- what is in them -----------------------------------------------------------------------------------
 
     def ids(self, rows: PositionArray) -> list[str]:
         """Ids of existing rows, parallel to their numbers."""
-        found = dict(self._chunked(_IDS, rows.tolist()))
-        return [found[row] for row in rows.tolist()]
+        found = self._rows(rows.tolist(), documents=False)
+        return [found[row][1] for row in rows.tolist()]
 
     def stored(self, rows: PositionArray) -> dict[int, StoredRow]:
-        """Number, id, document and metadata (JSON) of existing rows, by number."""
-        numbers = rows.tolist()
-        if len(numbers) <= _FEW:
-            each = (self._connection.execute(_ROW, (row,)).fetchone() for row in numbers)
-            return {found[0]: found for found in each if found is not None}
-        return {found[0]: found for found in self._chunked(_ROWS, numbers)}
+        """Existing rows by number.
+
+        Raises:
+            CorruptionError: one is not there, or not as it was written.
+        """
+        return self._rows(rows.tolist(), documents=True)
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         """Rows in the asked order, None where unknown."""
         numbers = self.rows_of_ids(list(dict.fromkeys(ids)))
         unique = np.fromiter(numbers.values(), dtype=np.int64, count=len(numbers))
         stored = self.stored(unique)
+        self._check_ids(numbers, stored)
         matrix, at = self._vectors_of(unique) if vectors else (None, {})
         out: list[Row | None] = []
         for asked in ids:
@@ -214,41 +224,66 @@ class Snapshot:
                 has_vector=numbers >= 0,
             )
 
-    def verify(self) -> int:
-        """Compare everything with its checksums; see :meth:`Store.verify`."""
-        problems = [text for (text,) in self._connection.execute("PRAGMA integrity_check(3)") if text != "ok"]
-        if problems:
-            raise CorruptionError(f"SQLite finds the database damaged ({problems[0]}), expected 'ok': {_RESTORE}")
-        end = 0
-        for first, rows, expected in self._connection.execute("SELECT first, rows, crc32 FROM batch ORDER BY first"):
-            if first != end:
-                raise CorruptionError(f"a batch of vectors begins at {first}, expected {end}: {_RESTORE}")
-            end = first + rows
-            if end <= self.state.vectors and (found := self.fine.crc32(first, end)) != expected:
-                raise CorruptionError(
-                    f"vectors {first} to {end - 1} have checksum {found:#010x}, expected {expected:#010x}: {_RESTORE}"
-                )
-        if end != self.state.vectors:
-            raise CorruptionError(f"the batches hold {end} vectors, expected {self.state.vectors}: {_RESTORE}")
-        (rows,) = self._connection.execute("SELECT count(*) FROM row").fetchone()
-        alive = int(np.count_nonzero(self.mask(None)))
-        if not rows == alive == self.state.rows:
-            raise CorruptionError(
-                f"there are {rows} rows, and {alive} without a tombstone, expected {self.state.rows}: {_RESTORE}"
-            )
-        return end
-
     def _pages(self, filter: Filter | None, documents: bool, batch_size: int) -> Iterator[list[StoredRow]]:
         if filter is None:
-            last, statement = -self.state.bare - 1, _PAGE if documents else _PAGE_WITHOUT
-            while page := self._connection.execute(statement, (last, batch_size)).fetchall():
-                yield page
+            last, read = -self.state.bare - 1, self._whole if documents else self._head
+            count = 0
+            while page := self._connection.execute(read.page, (last, batch_size)).fetchall():
+                yield [self._checked(found, documents) for found in page]
                 last = page[-1][0]
+                count += len(page)
+            if count != self.state.rows:
+                raise CorruptionError(f"the database holds {count} rows, expected {self.state.rows}: {RESTORE}")
             return
-        rows = np.flatnonzero(self.mask(filter)) - self.state.bare
+        rows = self.numbers_at(np.flatnonzero(self.mask(filter)))
         for start in range(0, len(rows), batch_size):
-            found = self.stored(rows[start : start + batch_size])
+            found = self._rows(rows[start : start + batch_size].tolist(), documents=documents)
             yield [found[row] for row in sorted(found)]
+
+    def numbers_at(self, places: npt.NDArray[np.intp]) -> PositionArray:
+        """The row numbers at places of a :meth:`mask`."""
+        state = self.state
+        shift = np.where(places < state.bare_window, state.bare, state.bare_window - state.first)
+        numbers: PositionArray = places - shift
+        return numbers
+
+    def _rows(self, numbers: Sequence[int], *, documents: bool) -> dict[int, StoredRow]:
+        read = self._whole if documents else self._head
+        if len(numbers) <= _FEW:
+            each = (self._connection.execute(read.one, (number,)).fetchone() for number in numbers)
+            found = {one[0]: self._checked(one, documents) for one in each if one is not None}
+        else:
+            found = {one[0]: self._checked(one, documents) for one in self._chunked(read.some, numbers)}
+        if len(found) != len(numbers) and (missing := sorted(set(numbers) - found.keys())):
+            raise CorruptionError(f"the database has no row {missing[0]}, expected one: {RESTORE}")
+        return found
+
+    def _checked(self, found: tuple[Any, ...], documents: bool) -> StoredRow:
+        """A row as it was read, once it fits its checksums."""
+        row, id, document, metadata, vector_sum, document_crc, crc = found
+        if self.version > 1:
+            try:
+                sound = row_crc(row, id, metadata, vector_sum, document_crc) == crc and (
+                    not documents or text_crc(document) == document_crc
+                )
+            except (AttributeError, TypeError, UnicodeEncodeError):  # not even text
+                sound = False
+            if sound and row >= 0 and self.fine.sums is not None:
+                sound = self.fine.first <= row < self.fine.vectors
+                sound = sound and int(self.fine.sums[row - self.fine.first]) == vector_sum % 2**64
+            if not sound:
+                raise CorruptionError(
+                    f"row {row} (id {str(id)[:80]!r}) is not as it was written, expected what fits its checksum: "
+                    f"{RESTORE}"
+                )
+        return row, id, document, metadata
+
+    def _check_ids(self, numbers: dict[str, int], stored: dict[int, StoredRow]) -> None:
+        for id, number in numbers.items():
+            if stored[number][1] != id:
+                raise CorruptionError(
+                    f"the index of ids leads from {id[:80]!r} to {stored[number][1][:80]!r}: {RESTORE}"
+                )
 
     def _vectors_of(self, rows: PositionArray) -> tuple[npt.NDArray[np.float32], dict[int, int]]:
         positions = rows[rows >= 0]
@@ -259,6 +294,14 @@ class Snapshot:
     def _chunked(self, statement: str, values: Sequence[str] | Sequence[int]) -> Iterator[tuple[Any, ...]]:
         for chunk in in_chunks(values):
             yield from self._connection.execute(statement, chunk).fetchall()
+
+
+def lineage_1(connection: sqlite3.Connection, collection_id: str, vectors: int) -> str:
+    """The lineage as format version 1 has it: a digest over the batches below a number."""
+    digest = hashlib.blake2b(collection_id.encode(), digest_size=16)
+    for batch in connection.execute("SELECT first, rows, crc32 FROM batch WHERE first < ? ORDER BY first", (vectors,)):
+        digest.update(b"%d %d %d\n" % batch)
+    return digest.hexdigest()
 
 
 def _has_ids(filter: Filter | None) -> bool:

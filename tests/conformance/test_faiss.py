@@ -18,3 +18,7 @@ class TestFaiss(BackendConformance):
 
 class TestFaissFloat32(TestFaiss):
     options: ClassVar[dict[str, str]] = {"fine_dtype": "float32"}
+
+
+class TestFaissInt8(TestFaiss):
+    options: ClassVar[dict[str, str]] = {"fine_dtype": "int8"}

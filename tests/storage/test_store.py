@@ -73,8 +73,8 @@ def test_fine_dtype_is_kept_and_a_different_one_refused(open_store, manifest):
     assert plain.read_manifest() == manifest and plain.fine_dtype == "float32"
     with pytest.raises(CollectionMismatchError, match="as float32, asked for fine_dtype='float16'"):
         open_store(fine_dtype="float16").read_manifest()
-    with pytest.raises(InvalidInput, match="float16, float32"):
-        open_store(fine_dtype="int8")
+    with pytest.raises(InvalidInput, match="float16, float32, int8"):
+        open_store(fine_dtype="int4")
 
 
 def test_overwriting_and_deleting(store, batch):
@@ -88,7 +88,8 @@ def test_overwriting_and_deleting(store, batch):
     assert store.delete(["c"]) == 0 == store.delete([])
     assert rows_of(store, "c") == [None]
     assert counters(store).rows == 2
-    assert store.verify() == 3
+    report = store.verify()
+    assert report.ok and report.vectors == 3
 
 
 def test_an_empty_batch_writes_nothing(store, batch):
@@ -122,7 +123,7 @@ def test_a_batch_that_fails_leaves_nothing(store, batch, monkeypatch):
     assert counters(store) == before
     store.upsert(batch("b"))
     assert rows_of(store, "b")[0].document == "text of b"
-    store.verify()
+    assert store.verify().ok
 
 
 def test_a_full_database_is_said_and_healed(store, batch):
@@ -251,7 +252,8 @@ def test_closing(store, batch):
         with pytest.raises(BackendError, match="closed"):
             counters(store)
         assert next(pages).ids == ["a"]  # what is being read is read to its end
-    assert sorted(p.name for p in store.files.folder.iterdir()) == ["segments", "store.sqlite", "write.lock"]
+    assert sorted(p.name for p in store.files.folder.iterdir()) == ["collection.json", "last-commit", "segments", "store.sqlite", "write.lock",
+    ]  # fmt: skip
 
 
 def test_from_many_threads(store, batch):
@@ -273,7 +275,7 @@ def test_from_many_threads(store, batch):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert counters(store).rows == 30 and store.verify() == 60
+    assert counters(store).rows == 30 and store.verify().vectors == 60
 
 
 def overwrite(path, at, content):
@@ -370,21 +372,25 @@ def test_a_damaged_segment_is_found_at_opening(store, open_store, batch, damage)
         "DELETE FROM row WHERE id = 'a'",
     ],
 )
-def test_verify_finds_a_wrong_count(store, batch, statement):
+def test_verify_finds_a_wrong_count(store, open_store, batch, statement):
     store.upsert(batch("a", "b"))
     with store._connections.connection() as connection:
         connection.execute(statement)
+    report = open_store().verify()
+    assert not report.ok and all("expected" in problem.message for problem in report.problems)
     with pytest.raises(CorruptionError, match="expected"):
-        store.verify()
+        report.raise_if_damaged()
 
 
 def test_verify_finds_one_wrong_bit_in_a_vector(store, batch):
     store.upsert(batch("a", "b"))
     store.upsert(batch("c"))
-    assert store.verify() == 3
+    report = store.verify()
+    assert report.ok and report.vectors == 3
     overwrite(store.files.segments / "000001.seg", 64 + 40, b"\x55")
-    with pytest.raises(CorruptionError, match=r"vectors 0 to 1 have checksum 0x\w+, expected 0x"):
-        store.verify()
+    report = store.verify()
+    assert [problem.part for problem in report.problems] == ["segments"]
+    assert "vector 1 is not as it was written" in report.problems[0].message
 
 
 def test_vectors_beyond_one_segment(open_store, manifest, batch, vector):
@@ -393,7 +399,7 @@ def test_vectors_beyond_one_segment(open_store, manifest, batch, vector):
     names = [f"n{i}" for i in range(23)]
     for start in range(0, 23, 4):
         store.upsert(batch(*names[start : start + 4]))
-    assert len(list(store.files.segments.iterdir())) == 5 and store.verify() == 23
+    assert len(list(store.files.segments.iterdir())) == 5 and store.verify().vectors == 23
     for row in rows_of(open_store(), *names):
         np.testing.assert_array_equal(row.vector, vector(row.id).astype("<f2").astype(np.float32))
 
