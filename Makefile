@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: help demo test test-full check format bench clean
+.PHONY: help demo test test-full check crash format bench clean
 
 help:
 	@echo "make demo       index a real corpus and search it in two stages (light: no torch)"
 	@echo "make test       the test suite on every backend"
 	@echo "make test-full  the slow tests too"
 	@echo "make check      ruff, mypy --strict, import-linter"
+	@echo "make crash      writers killed at random moments, 200 times on the embedded store, 20 on others"
 	@echo "make bench      recall, nDCG and speed on real data"
 
 $(BIN)/python:
@@ -45,6 +46,11 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+crash: $(VENV)/.dev
+	$(BIN)/python -m tests.crash --rounds 200
+	for backend in chroma qdrant-edge lancedb milvus; do \
+		$(BIN)/python -m tests.crash --rounds 20 --backend $$backend || exit 1; done
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

@@ -7,7 +7,8 @@ last columns ask for as many candidates as there are documents: then all backend
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -19,9 +20,10 @@ from mrl_retrieval import MatryoshkaRetriever, SearchResult, load_encoder
 from mrl_retrieval.matryoshka import FloatArray, normalize
 from mrl_retrieval.metrics import ndcg_at_k, recall_at_k
 from mrl_retrieval.scoring import exact_search
+from tests.postgres_server import PASSWORD, USER, run_postgres
 
 SETS = ("scifact", "quora", "tatqa")
-BACKENDS = ("memory:", "faiss:{}", "chroma:{}", "qdrant:{}")
+BACKENDS = ("memory", "faiss", "chroma", "qdrant", "qdrant-edge", "pgvector", "milvus", "lancedb")
 COARSE, CANDIDATES, K = 64, 200, 10
 MAX_QUERIES = 500
 AGREEMENT_QUERIES = 25
@@ -41,12 +43,25 @@ def run() -> str:
         documents = normalize(encoder.encode_document(data.documents))
         queries = normalize(encoder.encode_query(data.queries))
         measured = _Truth(data, documents, queries)
-        for template in BACKENDS:
-            with TemporaryDirectory() as folder:
-                row = _measure(template.format(Path(folder) / "kb"), data, documents, queries, measured)
+        for backend in BACKENDS:
+            with _place(backend) as (address, options):
+                row = _measure(address, options, data, documents, queries, measured)
             print("  ".join(map(str, row)), flush=True)
             rows.append(row)
     return table(HEAD, rows)
+
+
+@contextmanager
+def _place(backend: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A fresh address and its options; a server where the database is one."""
+    with ExitStack() as stack:
+        if backend == "pgvector":
+            server = stack.enter_context(run_postgres())
+            yield f"pgvector+{server.url}", {"user": USER, "password": PASSWORD}
+        elif backend == "memory":
+            yield "memory:", {}
+        else:
+            yield f"{backend}:{stack.enter_context(TemporaryDirectory())}/kb", {}
 
 
 class _Truth:
@@ -61,8 +76,15 @@ class _Truth:
         self.coarse_ndcg = _mean([ndcg_at_k(ids, gains, K) for (ids, _), gains in zip(coarse, data.gains, strict=True)])
 
 
-def _measure(address: str, data: Dataset, documents: FloatArray, queries: FloatArray, truth: _Truth) -> list[object]:
-    with MatryoshkaRetriever(encoder=None, backend=address, coarse_dims=COARSE) as retriever:
+def _measure(
+    address: str,
+    options: dict[str, Any],
+    data: Dataset,
+    documents: FloatArray,
+    queries: FloatArray,
+    truth: _Truth,
+) -> list[object]:
+    with MatryoshkaRetriever(None, address, coarse_dims=COARSE, backend_options=options) as retriever:
         start = time.perf_counter()
         retriever.index(data.documents, data.ids, vectors=documents, batch_size=1000)
         rate = len(data.ids) / (time.perf_counter() - start)
@@ -76,7 +98,7 @@ def _measure(address: str, data: Dataset, documents: FloatArray, queries: FloatA
     same, worst = _agreement(everything, truth.all_scores)
     return [
         data.name,
-        address.partition(":")[0],
+        address.partition(":")[0].partition("+")[0],
         len(data.ids),
         len(queries),
         _mean([recall_at_k(r.ids, top, K) for r, top in zip(results, truth.top, strict=True)]),

@@ -65,6 +65,7 @@ class FaissBackend(Backend):
         transactions=True,
         concurrent_writers=True,
         server_side_rerank=True,
+        server_side_funnel=True,
         filter_operators=OPERATORS,
         exact_search=True,
         vector_dtype="float16",
