@@ -49,7 +49,7 @@ format: $(VENV)/.dev
 
 crash: $(VENV)/.dev
 	$(BIN)/python -m tests.crash --rounds 200
-	for backend in chroma qdrant-edge lancedb milvus; do \
+	for backend in chroma chroma-server qdrant qdrant-edge pgvector milvus lancedb; do \
 		$(BIN)/python -m tests.crash --rounds 20 --backend $$backend || exit 1; done
 
 bench: $(VENV)/.dev

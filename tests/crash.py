@@ -4,6 +4,7 @@
 
     python -m tests.crash --rounds 200                          the embedded store, in a temporary folder
     python -m tests.crash --backend lancedb --rounds 20         another backend that takes a folder
+    python -m tests.crash --backend pgvector --rounds 20        one that is a server; chroma-server is another
     python -m tests.crash --address 'qdrant+http://localhost:6333?collection=crash' --rounds 20
 
 The writer is a process of its own that upserts, overwrites and deletes through :class:`MatryoshkaRetriever`, and compacts
@@ -33,6 +34,8 @@ import numpy as np
 
 from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.registry import open_backend
+from tests.postgres_server import PASSWORD, USER, run_postgres
+from tests.servers import run_chroma
 
 ROOT = Path(__file__).parents[1]
 DIM, COARSE = 24, 8
@@ -246,9 +249,25 @@ def run(address: str, rounds: int, seed: int = 0, options: dict[str, Any] | None
         yield log
 
 
+@contextlib.contextmanager
+def place(arguments: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The address to write to, and the backend's options; a server is started where the backend is one."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        if arguments.address:
+            yield arguments.address, arguments.options
+        elif arguments.backend == "pgvector":
+            server = stack.enter_context(run_postgres())
+            yield f"pgvector+{server.url}", {"user": USER, "password": PASSWORD, **arguments.options}
+        elif arguments.backend == "chroma-server":
+            yield f"chroma+{stack.enter_context(run_chroma(Path(folder)))}", arguments.options
+        else:
+            yield f"{arguments.backend}:{folder}/crash", arguments.options
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="faiss", help="a scheme that takes a folder")
+    parser.add_argument("--backend", default="faiss", help="pgvector, chroma-server, or a scheme that takes a folder")
     parser.add_argument("--address", help="instead of --backend: an empty place, such as a server's")
     parser.add_argument("--options", type=json.loads, default={}, help="of the backend, as JSON")
     parser.add_argument("--rounds", type=int, default=200)
@@ -258,10 +277,9 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.write:
         write(arguments.write, arguments.options, arguments.seed, arguments.version)
-    with tempfile.TemporaryDirectory() as folder:
-        address = arguments.address or f"{arguments.backend}:{folder}/crash"
+    with place(arguments) as (address, options):
         cut_short = 0
-        for number, log in enumerate(run(address, arguments.rounds, arguments.seed, arguments.options), 1):
+        for number, log in enumerate(run(address, arguments.rounds, arguments.seed, options), 1):
             cut_short += log.cut_short
             if number % 20 == 0 or number == arguments.rounds:
                 there = sum(version is not None for version in log.acknowledged.values())
