@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any, TextIO
 
-__all__ = ["add_progress", "backend_option", "filter_json", "positive", "wants_progress"]
+__all__ = ["add_options", "add_progress", "backend_option", "filter_json", "positive", "wants_progress"]
 
 
 def positive(text: str) -> int:
@@ -42,6 +42,14 @@ def backend_option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """``--option``, once for each option of the backend."""
+    parser.add_argument(
+        "--option", action="append", type=backend_option, default=[], metavar="NAME=VALUE",
+        help="an option from the backend's page, such as lock_timeout=5; may be repeated",
+    )  # fmt: skip
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:

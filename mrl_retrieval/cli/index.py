@@ -18,7 +18,7 @@ from mrl_retrieval.long_texts import OnLong
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_progress, positive, wants_progress
+from .arguments import add_options, add_progress, positive, wants_progress
 from .output import Output, plural
 from .progress import ProgressLine
 
@@ -101,6 +101,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=256, metavar="N", help="rows encoded and written at a time (256)"
     )
+    add_options(parser)
     add_progress(parser)
     parser.set_defaults(run=run)
 
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     sources, scope = find_files(arguments.paths, globs=arguments.glob or TEXT_GLOBS, relative_to=arguments.relative_to)
     began = time.perf_counter()
     line = ProgressLine(sys.stderr, shown=wants_progress(arguments, sys.stderr))
-    backend = open_current(arguments.to)
+    backend = open_current(arguments.to, **dict(arguments.option))
     try:
         exists = backend.read_manifest() is not None
         if not sources and not exists:

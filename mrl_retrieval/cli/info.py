@@ -10,6 +10,7 @@ from mrl_retrieval.errors import CollectionNotFound
 from mrl_retrieval.generations import open_current
 from mrl_retrieval.manifest import Manifest
 
+from .arguments import add_options
 from .output import Output, on_one_line, plural, readable_bytes
 
 __all__ = ["add_parsers"]
@@ -26,12 +27,13 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument("address", metavar="URI", help="address of the collection")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Read and print."""
-    with open_current(arguments.address) as backend:
+    with open_current(arguments.address, **dict(arguments.option)) as backend:
         manifest = backend.read_manifest()
         if manifest is None:
             known = ", ".join(backend.collections()) or "none"

@@ -12,6 +12,7 @@ from mrl_retrieval.errors import CollectionNotFound, InvalidInput, MRLError
 from mrl_retrieval.generations import base_of, generation_names, open_current
 from mrl_retrieval.registry import open_backend
 
+from .arguments import add_options
 from .output import Output, fitted, on_one_line, plural
 
 __all__ = ["add_parsers"]
@@ -25,6 +26,7 @@ def add_parsers(commands: Any) -> None:
     )  # fmt: skip
     listing.add_argument("address", metavar="ADDRESS", help="a folder or server, such as faiss:./kb")
     listing.add_argument("--json", action="store_true", help="print one JSON document")
+    add_options(listing)
     listing.set_defaults(run=run_list)
 
     dropping = commands.add_parser(
@@ -33,15 +35,16 @@ def add_parsers(commands: Any) -> None:
     )  # fmt: skip
     dropping.add_argument("address", metavar="URI", help="address of the collection")
     dropping.add_argument("--yes", action="store_true", help="do not ask")
+    add_options(dropping)
     dropping.set_defaults(run=run_drop)
 
 
 def run_list(arguments: argparse.Namespace, output: Output) -> int:
     """One line a collection. One that cannot be read is listed with the reason, and the status is 1."""
-    address = Address.parse(arguments.address)
-    with open_backend(address) as backend:
+    address, options = Address.parse(arguments.address), dict(arguments.option)
+    with open_backend(address, **options) as backend:
         names = backend.collections()
-    found = [one for name in names if (one := _describe(address.with_collection(name))) is not None]
+    found = [one for name in names if (one := _describe(address.with_collection(name), options)) is not None]
     if arguments.json:
         output.json(found)
     elif not found:
@@ -58,11 +61,11 @@ def run_list(arguments: argparse.Namespace, output: Output) -> int:
     return 1 if any(one["error"] for one in found) else 0
 
 
-def _describe(address: Address) -> dict[str, Any] | None:
+def _describe(address: Address, options: dict[str, Any]) -> dict[str, Any] | None:
     """What a collection holds; None for a generation, which is shown by the name of the collection it belongs to."""
     value: dict[str, Any] = {"collection": address.collection, "address": str(address), "rows": None, "dims": None}
     try:
-        with open_current(address) as backend:
+        with open_current(address, **options) as backend:
             manifest = backend.manifest
             if base_of(manifest, backend.address.collection) != address.collection:
                 return None
@@ -76,8 +79,8 @@ def _describe(address: Address) -> dict[str, Any] | None:
 
 def run_drop(arguments: argparse.Namespace, output: Output) -> int:
     """Ask, then remove."""
-    address = Address.parse(arguments.address)
-    with open_backend(address) as backend:
+    address, options = Address.parse(arguments.address), dict(arguments.option)
+    with open_backend(address, **options) as backend:
         known = backend.collections()
         generations = generation_names(address.collection, known)
         if address.collection not in known:
@@ -86,7 +89,7 @@ def run_drop(arguments: argparse.Namespace, output: Output) -> int:
             )
         try:
             backend.read_manifest()
-            with open_current(address) as current:
+            with open_current(address, **options) as current:
                 current.read_manifest()
                 holds = plural(current.count(), "row")
         except MRLError as error:  # a damaged collection is one of those that want dropping
@@ -95,7 +98,7 @@ def run_drop(arguments: argparse.Namespace, output: Output) -> int:
             output.line("kept.")
             return 1
         for name in generations:
-            with open_backend(address.with_collection(name)) as one:
+            with open_backend(address.with_collection(name), **options) as one:
                 if _belongs(one, address.collection):
                     one.drop()
         backend.drop()

@@ -12,7 +12,7 @@ from mrl_retrieval.long_texts import OnLong
 from mrl_retrieval.moving.reindexing import reindex, rollback
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_progress, backend_option, positive, wants_progress
+from .arguments import add_options, add_progress, positive, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -46,10 +46,7 @@ def add_parsers(commands: Any) -> None:
         action="store_true",
         help="keep rows that have no document, although no search will find them",
     )
-    parser.add_argument(
-        "--option", action="append", type=backend_option, default=[], metavar="NAME=VALUE",
-        help="an option of the backend; may be repeated",
-    )  # fmt: skip
+    add_options(parser)
     parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="rows at a time (256)")
     add_progress(parser)
     parser.set_defaults(run=run)

@@ -11,7 +11,7 @@ from mrl_retrieval.ingest import BOOKKEEPING
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import filter_json, positive
+from .arguments import add_options, filter_json, positive
 from .output import Output, fitted, on_one_line, plural, snippet, text_width
 
 __all__ = ["add_parsers"]
@@ -41,12 +41,19 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--encoder", metavar="NAME", help="where the collection does not know its encoder's name: which it was"
     )
+    add_options(parser)
     parser.set_defaults(run=run)
+
+
+def _opened(arguments: argparse.Namespace) -> MatryoshkaRetriever:
+    return MatryoshkaRetriever.open(
+        arguments.address, encoder=arguments.encoder, backend_options=dict(arguments.option)
+    )
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Search and print."""
-    with MatryoshkaRetriever.open(arguments.address, encoder=arguments.encoder) as retriever:
+    with _opened(arguments) as retriever:
         _ = retriever.encoder  # loaded before the clock starts
         began = time.perf_counter()
         result = retriever.search(

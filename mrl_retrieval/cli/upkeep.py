@@ -16,6 +16,7 @@ from mrl_retrieval.errors import InvalidInput
 from mrl_retrieval.generations import open_current
 from mrl_retrieval.registry import backend_class
 
+from .arguments import add_options
 from .output import Output, on_one_line, plural, readable_bytes
 
 __all__ = ["add_parsers"]
@@ -32,6 +33,7 @@ def add_parsers(commands: Any) -> None:
     ):
         parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
         parser.add_argument("address", metavar="URI", help="address of the collection")
+        add_options(parser)
         parser.set_defaults(run=run)
 
     backup = commands.add_parser(
@@ -41,6 +43,7 @@ def add_parsers(commands: Any) -> None:
     backup.add_argument("address", metavar="URI", help="address of the collection")
     backup.add_argument("file", metavar="FILE", help="the file to write")
     backup.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    add_options(backup)
     backup.set_defaults(run=run_backup)
 
     restore = commands.add_parser(
@@ -54,7 +57,7 @@ def add_parsers(commands: Any) -> None:
 
 def run_verify(arguments: argparse.Namespace, output: Output) -> int:
     """Status 1 if anything is not as it was written."""
-    with open_current(arguments.address) as backend:
+    with open_current(arguments.address, **dict(arguments.option)) as backend:
         report = _able(backend, "verify")()
         where = backend.address
     checked = f"{plural(report.rows, 'row')} and {plural(report.vectors, 'vector')} ({readable_bytes(report.bytes)})"
@@ -69,7 +72,7 @@ def run_verify(arguments: argparse.Namespace, output: Output) -> int:
 
 def run_repair(arguments: argparse.Namespace, output: Output) -> int:
     """Status 1 if something was lost."""
-    with open_current(arguments.address) as backend:
+    with open_current(arguments.address, **dict(arguments.option)) as backend:
         report = backend.repair()
         where = backend.address
     if report is None:
@@ -102,7 +105,7 @@ def run_repair(arguments: argparse.Namespace, output: Output) -> int:
 
 def run_compact(arguments: argparse.Namespace, output: Output) -> int:
     """Say what was taken back."""
-    with open_current(arguments.address) as backend:
+    with open_current(arguments.address, **dict(arguments.option)) as backend:
         report = _able(backend, "compact")()
         where = backend.address
     output.line(
@@ -114,7 +117,7 @@ def run_compact(arguments: argparse.Namespace, output: Output) -> int:
 
 def run_backup(arguments: argparse.Namespace, output: Output) -> int:
     """Write the file."""
-    with open_current(arguments.address) as backend:
+    with open_current(arguments.address, **dict(arguments.option)) as backend:
         report = _able(backend, "backup")(arguments.file, overwrite=arguments.overwrite)
         where = backend.address
     output.line(f"{report.path}: {plural(report.rows, 'row')} of {where}, {readable_bytes(report.bytes)}.")

@@ -134,3 +134,22 @@ def test_drop_leaves_the_neighbours(mrl, uri, filled, jsonl):
 def test_plural():
     assert output.plural(1, "row") == "1 row"
     assert output.plural(1234, "row") == "1,234 rows"
+
+
+def test_options_reach_the_backend(mrl, tmp_path, jsonl):
+    place = f"faiss:{tmp_path}/kb"
+    file = jsonl("o.jsonl", {"id": "1", "text": "some text"})
+    made = mrl("index", file, "--to", place, "--encoder", "hashing", "--option", "fine_dtype=float32")
+    assert made.status == 0, made.err
+    assert json.loads(mrl("info", place, "--json", "--option", "lock_timeout=2").out)["fine_dtype"] == "float32"
+    assert "some text" in mrl("search", place, "text", "--option", "fine_dtype=float32").out
+    for command in (
+        ["search", place, "x"],
+        ["info", place],
+        ["list", place],
+        ["verify", place],
+        ["drop", place, "--yes"],
+    ):
+        refused = mrl(*command, "--option", "colour=red")
+        assert refused.status == 1 and "colour" in refused.err and refused.err.count("\n") == 1
+    assert mrl("info", place, "--option", "nonsense").status == 2
