@@ -114,9 +114,15 @@ class Connections:
 
     def transact(self, doing: str, work: Callable[[psycopg.Connection[Row]], T]) -> T:
         """Run ``work`` in a transaction."""
-        with self._connection(doing) as connection, connection.transaction():
-            connection.execute(self._setting({}))
+        with self.transaction(doing, {}) as connection:
             return work(connection)
+
+    @contextmanager
+    def transaction(self, doing: str, settings: Mapping[str, str]) -> Iterator[psycopg.Connection[Row]]:
+        """A connection in a transaction, with server settings for it alone."""
+        with self._connection(doing) as connection, connection.transaction():
+            connection.execute(self._setting(settings))
+            yield connection
 
     def _setting(self, settings: Mapping[str, str]) -> sql.Composed:
         """The statement that sets what holds for one transaction."""

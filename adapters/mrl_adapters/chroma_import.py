@@ -13,6 +13,8 @@ from ._chroma_client import Connection
 
 __all__ = ["ChromaForeign", "open_foreign"]
 
+_LOOK = 1000
+
 
 def open_foreign(address: Address, fields: Fields, **options: Any) -> ChromaForeign:
     """Open the collection of that name.
@@ -40,6 +42,7 @@ class ChromaForeign(ForeignCollection):
         self._connection, self._fields = connection, fields
         try:
             self._collection = self._find(connection.address.collection)
+            self._check_text_field()
         except BaseException:
             connection.close()
             raise
@@ -77,15 +80,27 @@ class ChromaForeign(ForeignCollection):
             )
             offset += len(ids)
 
+    def _check_text_field(self) -> None:
+        """Look for a record with the text, before anything is written anywhere."""
+        name, known = self._fields.text, set[str]()
+        if name is None:
+            return
+        for offset in range(0, self.count(), _LOOK):
+            with self._connection.errors("reading"):
+                found = self._collection.get(limit=_LOOK, offset=offset, include=["metadatas"])
+            for metadata in found["metadatas"]:
+                if name in (metadata or {}):
+                    return
+                known |= (metadata or {}).keys()
+        raise InvalidInput(
+            f"no record has a field {name!r} in its metadata (there: {', '.join(sorted(known)) or 'none'}); leave it "
+            "out to take Chroma's documents"
+        )
+
     def _texts(self, documents: list[str | None], metadatas: list[dict[str, Any]]) -> list[str | None]:
         name = self._fields.text
         if name is None:
             return list(documents)
-        if not any(name in one for one in metadatas):
-            raise InvalidInput(
-                f"no record has a field {name!r} in its metadata (there: {sorted({k for m in metadatas for k in m})}); "
-                "leave it out to take Chroma's documents"
-            )
         return [None if one.get(name) is None else str(one.pop(name)) for one in metadatas]
 
     def _kept(self, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,7 @@ class _Taking:
             raise ConflictError(f"{backend.address} holds another collection already: give another target, or drop it")
         self._retriever = MatryoshkaRetriever(encoder, backend, coarse_dims=coarse_dims, fine_dims=fine_dims)
         self._ids: set[str] = set()
+        self._waiting: list[ForeignBatch] = []
         self._checked = 0
         self._vectors = 0
         self._shortest, self._longest = math.inf, 0.0
@@ -177,6 +178,14 @@ class _Taking:
     def take(self, batch: ForeignBatch) -> None:
         if not batch.ids:
             return
+        if self._encoder is None and self._retriever.manifest is None and all(v is None for v in batch.vectors):
+            self._waiting.append(batch)  # how long vectors are is not known yet
+            return
+        self._write(batch)
+        while self._waiting:
+            self._write(self._waiting.pop(0))
+
+    def _write(self, batch: ForeignBatch) -> None:
         self._look_at(batch)
         metadatas = [{str(key): plain_json(value) for key, value in one.items()} for one in batch.metadatas]
         self._retriever.index(
@@ -187,7 +196,8 @@ class _Taking:
 
     def finish(self) -> ImportReport:
         if not self._ids:
-            raise InvalidInput(f"{self._source} has no rows: there is nothing to import")
+            what = "no row with a vector" if self._waiting else "no rows"
+            raise InvalidInput(f"{self._source} has {what}: there is nothing to import")
         stored = self._backend.count()
         if stored < self.rows:
             raise ConflictError(f"{stored} of {self.rows} rows are in {self._backend.address}: import it again")

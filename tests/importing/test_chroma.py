@@ -81,6 +81,18 @@ def test_to_another_database_and_again(theirs: Any, tmp_path: Path) -> None:
         assert retriever.search_by_vector([1.0] * 64, 1).ids == ["id-0"]
 
 
+def test_a_text_field_that_comes_late(theirs: Any, tmp_path: Path) -> None:
+    address, collection = theirs
+    collection.update(
+        ids=[f"id-{i}" for i in range(250)],
+        metadatas=[{"late": f"late {i}"} if i >= 200 else {"x": 1} for i in range(250)],
+    )
+    import_collection(address, f"faiss:{tmp_path}/kb", fields=Fields(text="late"), batch_size=50)
+    with MatryoshkaRetriever.open(f"faiss:{tmp_path}/kb") as retriever:
+        rows = retriever.get(["id-0", "id-249"])
+        assert [row and row.document for row in rows] == [None, "late 249"]
+
+
 def test_what_is_refused(theirs: Any, tmp_path: Path) -> None:
     address, _ = theirs
     target = f"faiss:{tmp_path}/kb"

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import uuid
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.documents import check_metadata
-from mrl_retrieval.moving.importing import plain_json
+from mrl_retrieval.errors import InvalidInput
+from mrl_retrieval.moving import importing
+from mrl_retrieval.moving.importing import ForeignBatch, ForeignCollection, import_collection, plain_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -20,6 +24,37 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
+
+
+class Sparse(ForeignCollection):
+    """Rows of which the first have no vector."""
+
+    def __init__(self, vectors: int) -> None:
+        self._vectors = vectors
+
+    def count(self) -> int:
+        return 9
+
+    def batches(self, size: int) -> Iterator[ForeignBatch]:
+        for start in range(0, 9, 3):
+            ids = [str(i) for i in range(start, start + 3)]
+            yield ForeignBatch(
+                ids, [[1.0, i] if i >= 9 - self._vectors else None for i in range(start, start + 3)], ids, [{}] * 3
+            )
+
+    def close(self) -> None:
+        pass
+
+
+def test_rows_without_a_vector_may_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "importer", lambda _: lambda *_: Sparse(2))
+    report = import_collection("x:a", "memory:sparse-rows", batch_size=3)
+    assert (report.rows, report.vectors) == (9, 2)
+    with MatryoshkaRetriever.open("memory:sparse-rows") as retriever:
+        assert retriever.count() == 9 and retriever.search_by_vector([1.0, 8.0], 9).ids == ["8", "7"]
+    monkeypatch.setattr(importing, "importer", lambda _: lambda *_: Sparse(0))
+    with pytest.raises(InvalidInput, match="no row with a vector"):
+        import_collection("x:a", "memory:sparse-none", batch_size=3)
 
 
 @given(JSON)
