@@ -73,7 +73,6 @@ class PreparedSearch:
         certificate = "exact" if request.exact else None
         return [_result(ranking, certificate) for ranking in backend.search(request)]
 
-
     def _possible(self, backend: Backend) -> tuple[Stage, ...]:
         """The stages without limits beyond all rows, which some databases cannot even read as a number."""
         if max(stage.limit for stage in self.stages) <= _MANY:
