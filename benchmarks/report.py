@@ -35,6 +35,8 @@ def machine() -> str:
 
 
 def _text(cell: object) -> str:
+    if isinstance(cell, float) and 0 < abs(cell) < 1e-3:
+        return f"{cell:.1e}"
     if isinstance(cell, float):
         return f"{cell:.4f}" if abs(cell) < 10 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
