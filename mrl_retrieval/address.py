@@ -128,7 +128,8 @@ def _split_options(rest: str, text: str) -> tuple[str, str]:
     collection = ""
     for key, value in parse_qsl(options, keep_blank_values=True) or [(options, "")]:
         if key != "collection":
-            raise AddressError(f"address {_masked(text)!r}: unknown option {key!r}; known: collection")
+            option = _masked(f"//{key}")[2:]
+            raise AddressError(f"address {_masked(text)!r}: unknown option {option!r}; known: collection")
         if collection:
             raise AddressError(f"address {_masked(text)!r} names two collections, {collection!r} and {value!r}")
         collection = check_collection_name(value)
@@ -137,5 +138,5 @@ def _split_options(rest: str, text: str) -> tuple[str, str]:
 
 def _masked(text: str) -> str:
     """The text without what may be a password, or a key in an option."""
-    text = re.sub(r"//[^/?@]*@", "//***@", text)
+    text = re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)
     return re.sub(r"([?&](?!collection=)[^=&]*=)[^&]*", r"\1***", text)

@@ -150,7 +150,9 @@ class Collection:
                 f"{self.where} was dropped and made again since it was opened here (its id is {found.collection_id}, "
                 f"it was {known.collection_id}): open it again"
             )
-        if writing:
+        # A generation is kept for open readers until the one after the next has taken over.
+        kept = found.previous in (None, self.backend.address.collection)
+        if writing or (found.moved_to is not None and not kept):
             check_stays(found, self.where)
 
     def ensure(self, dim: int) -> Manifest:

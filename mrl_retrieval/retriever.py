@@ -212,14 +212,19 @@ class MatryoshkaRetriever:
         self._collection.check_current(writing=True)
         if ids is not None:
             wanted = _id_list(ids)
-            return self._backend.delete(wanted) if wanted and self.manifest else 0
+            return self._delete(wanted) if wanted and self.manifest else 0
         parsed = parse_filter(filter)
         if parsed is None:
             raise InvalidInput("an empty filter matches every row; to remove everything, drop the collection")
         if not self.manifest:
             return 0
         doomed = [id for batch in self._backend.scan(parsed, documents=False) for id in batch.ids]
-        return self._backend.delete(doomed) if doomed else 0
+        return self._delete(doomed) if doomed else 0
+
+    def _delete(self, ids: list[str]) -> int:
+        gone = self._backend.delete(ids)
+        self._collection.check_current(writing=True)
+        return gone
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -429,6 +434,8 @@ class MatryoshkaRetriever:
             has_vector=batch.has_vector[kept],
         )
         repeated(partial(self._backend.upsert, rows), f"writing {len(rows)} rows to {self._collection.where}")
+        # Once more: what was written before the collection was frozen is taken along, what came later is not.
+        self._collection.check_current(writing=True)
 
     def _encode(
         self, encoder: Encoder, texts: list[str], *, queries: bool, kwargs: Mapping[str, Any] | None = None

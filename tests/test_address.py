@@ -44,7 +44,13 @@ def test_what_is_no_address(text: str, words: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["qdrant+http://user:hunter2@host:6333", "qdrant+ftp://user:hunter2@host", "qdrant+http://h?api_key=hunter2"],
+    [
+        "qdrant+http://user:hunter2@host:6333",
+        "pgvector+postgresql://u:hun/hunter2@h/x",
+        "qdrant+http://u:a?hunter2@h",
+        "qdrant+ftp://user:hunter2@host",
+        "qdrant+http://h?api_key=hunter2",
+    ],
 )
 def test_secrets_are_refused_and_masked(text: str) -> None:
     with pytest.raises(AddressError) as caught:

@@ -192,6 +192,23 @@ def test_targets_that_are_refused(source: MatryoshkaRetriever, tmp_path: Path) -
         source.copy_to("nowhere:x")
 
 
+def test_generations_are_not_mistaken(source: MatryoshkaRetriever, target: Breaking) -> None:
+    target.fails = lambda call: call >= 2
+    with pytest.raises(errors.BackendUnavailable):
+        source.copy_to(target, batch_size=100)
+    with pytest.raises(errors.ConflictError, match="not finished itself"):
+        MatryoshkaRetriever(backend=target).copy_to("memory:")
+    target.fails = lambda call: False
+    source.copy_to(target)
+    for change in ({"moved_to": "x.g1"}, {"frozen": "x.g1"}):
+        now = target.read_manifest()
+        assert now is not None
+        target.write_manifest(replace(now, **change), now)  # type: ignore[arg-type]
+        with pytest.raises(errors.ConflictError, match=r"x\.g1"):
+            source.copy_to(target)
+        target.write_manifest(now, target.read_manifest())
+
+
 def test_an_upsert_is_repeated_and_reported() -> None:
     backend = Breaking(open_backend("memory:").address, {})
     retriever = MatryoshkaRetriever(encoder=None, backend=backend)

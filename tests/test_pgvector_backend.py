@@ -932,3 +932,26 @@ def test_the_superuser_is_not_needed(postgres: PostgresServer, superuser: psycop
     """The suite writes as an ordinary user."""
     assert SUPERUSER != USER
     assert superuser.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [USER]).fetchone() == (False,)
+
+
+def test_a_forked_child_leaves_the_parents_connections_alone(made: Callable[..., PgvectorBackend]) -> None:
+    backend = made()
+    given = rows(30)
+    backend.upsert(batch(given))
+    for _ in range(5):
+        children = []
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    right = all(backend.count() == 30 and backend.get([r.id])[0] is not None for r in given[:5])
+                    backend.close()
+                    status = 0 if right else 2
+                finally:
+                    os._exit(status)
+            children.append(child)
+        for row in given[:5]:
+            assert backend.get([row.id])[0] is not None and backend.count() == 30
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    assert backend.count() == 30

@@ -113,8 +113,6 @@ def test_an_interrupted_run_is_taken_up(memory: str) -> None:
         assert retriever.manifest is not None and retriever.manifest.dim == 64 and retriever.count() == 60
         retriever.index(["changed"], ["0"], [{"i": 0}])
         retriever.delete(["1"])
-    with pytest.raises(errors.ModelMismatchError):
-        reindex(memory, "hashing:48")
     report = reindex(memory, HashingEncoder(32), batch_size=8)
     assert report.rows == 59 and 30 < report.encoded < 60 and report.generation == "default.g1"
     with MatryoshkaRetriever.open(memory) as retriever:
@@ -156,6 +154,128 @@ def test_a_run_that_was_killed_in_its_last_pass(memory: str, monkeypatch: pytest
     monkeypatch.undo()
     report = reindex(memory, "hashing:32")
     assert (report.rows, report.encoded) == (61, 1)
+
+
+def test_a_write_under_way_at_the_switch_is_not_acknowledged(place: str) -> None:
+    made(place)
+    with MatryoshkaRetriever.open(place) as writer:
+
+        def texts() -> Iterator[str]:
+            for i in range(20):
+                if i == 10:
+                    reindex(place, "hashing:32")
+                yield f"new {i}"
+
+        with pytest.raises(errors.ConflictError) as caught:
+            writer.index(texts(), (f"n{i}" for i in range(20)), batch_size=5)
+    with MatryoshkaRetriever.open(place) as retriever:
+        acknowledged = list(caught.value.indexed_ids)
+        assert len(acknowledged) >= 5 and None not in retriever.get(acknowledged)
+
+
+def test_somebody_elses_collection_with_the_name_of_a_generation(memory: str) -> None:
+    with MatryoshkaRetriever(None, f"{memory}?collection=default.g1") as other:
+        other.index(["theirs"], ["theirs"], vectors=np.ones((1, 4)))
+    assert reindex(memory, "hashing:32").generation == "default.g2"
+    reindex(memory, "hashing:48")
+    reindex(memory, "hashing:24")
+    assert "default.g1" in names(memory)
+
+
+def test_two_at_once(memory: str) -> None:
+    """The one that is overtaken stops, and touches nothing that was written after the other had finished."""
+
+    class Overtaken(HashingEncoder):
+        overtaken = False
+
+        def encode_document(self, texts: Any, **kwargs: Any) -> Any:
+            if len(texts) < 8 and not self.overtaken:
+                self.overtaken = True
+                reindex(memory, HashingEncoder(32))
+                with MatryoshkaRetriever.open(memory) as user:
+                    user.index(["precious", "changed"], ["precious", "1"])
+                    user.delete(["2"])
+            return super().encode_document(texts, **kwargs)
+
+    with pytest.raises(errors.ConflictError, match="taken over or finished"):
+        reindex(memory, Overtaken(32), batch_size=7)
+    with MatryoshkaRetriever.open(memory) as retriever:
+        rows = retriever.get(["precious", "1", "2"])
+        assert [row and row.document for row in rows] == ["precious", "changed", None]
+
+
+def test_a_run_that_is_called_off_does_not_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrl_retrieval.moving import reindexing
+
+    bring = reindexing.bring_over
+
+    def called_off(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("to_the_end", True):
+            assert rollback(memory) == "default"
+            with MatryoshkaRetriever.open(memory) as user:
+                user.index(["late"], ["late"])
+        return bring(*args, **kwargs)
+
+    monkeypatch.setattr(reindexing, "bring_over", called_off)
+    with pytest.raises(errors.ConflictError, match="called off"):
+        reindex(memory, "hashing:32")
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.get(["late"])[0] is not None
+
+
+def test_another_encoder_beside_an_unfinished_run(memory: str) -> None:
+    with pytest.raises(errors.EncoderError):
+        reindex(memory, Breaking(32), batch_size=8, fine_dims=16)
+    with pytest.raises(errors.ConflictError, match=r"drop .*default\.g1"):
+        reindex(memory, "hashing:48")
+    with pytest.raises(errors.CollectionMismatchError, match="fine_dims"):
+        reindex(memory, HashingEncoder(32), fine_dims=8)
+    with open_backend(f"{memory}?collection=default.g1") as unfinished:
+        unfinished.drop()
+    assert reindex(memory, "hashing:48").rows == 60
+
+
+def test_a_steady_writer_does_not_keep_it_from_ending(memory: str) -> None:
+    writer = MatryoshkaRetriever.open(memory)
+    numbers = itertools.count()
+
+    def meanwhile(done: int, total: int | None) -> None:
+        for _ in range(20):
+            writer.index([f"busy {next(numbers)}"], [f"busy {next(numbers)}"])
+
+    reindex(memory, "hashing:32", progress=meanwhile, batch_size=8)
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.count() == writer.backend.count()
+
+
+def test_readers_of_a_generation_that_was_taken_away(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collection, "_LOOK_AGAIN", 0)
+    reader = MatryoshkaRetriever.open(memory)
+    reindex(memory, "hashing:32")
+    assert len(reader.search(TEXTS[0], 3)) == 3
+    reindex(memory, "hashing:48")
+    with pytest.raises(errors.ConflictError, match="open it again"):
+        reader.search(TEXTS[0], 3)
+    with pytest.raises(errors.ConflictError, match="open it again"):
+        reader.copy_to("memory:")
+
+
+def test_stopped_just_before_the_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrl_retrieval.moving import reindexing
+
+    replace = reindexing._replace
+
+    def stop(backend: Any, **changes: Any) -> None:
+        if "moved_to" in changes:
+            raise KeyboardInterrupt
+        replace(backend, **changes)
+
+    monkeypatch.setattr(reindexing, "_replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        reindex(memory, "hashing:32")
+    monkeypatch.undo()
+    report = reindex(memory, "hashing:32")
+    assert (report.generation, report.encoded, report.rows) == ("default.g1", 0, 60)
 
 
 def test_rows_without_a_document(memory: str) -> None:

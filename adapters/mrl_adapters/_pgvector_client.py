@@ -6,6 +6,7 @@ So the call after a restart makes a new connection, without asking the server fi
 
 from __future__ import annotations
 
+import os
 import selectors
 import threading
 import time
@@ -87,10 +88,12 @@ class Connections:
         self._parameters = libpq_parameters(address, options)
         self._errors = Errors(address, options.timeout, lambda: secrets_of(self._parameters))
         self._free = threading.BoundedSemaphore(options.pool_size)
+        self._pid = os.getpid()
+        self._inherited: list[_Connection] = []
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
         self._closed = False
-        weakref.finalize(self, _close_all, self._idle)
+        weakref.finalize(self, _close_all, self._idle, os.getpid())
 
     def ask(self, doing: str, statements: Sequence[Statement], settings: Mapping[str, str]) -> list[list[Row]]:
         """Run statements in one transaction and one round trip: the rows of each.
@@ -131,8 +134,17 @@ class Connections:
         calls = [_SET.format(name=name, value=value) for name, value in all_of_them.items()]
         return sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
 
+    def _leave_the_parents(self) -> None:
+        """In a forked child the idle connections are the parent's: one socket cannot serve two processes."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock, self._free = threading.Lock(), threading.BoundedSemaphore(self._options.pool_size)
+            self._inherited = self._idle[:]  # kept, because closing them would end the parent's sessions
+            self._idle.clear()
+
     @contextmanager
     def _connection(self, doing: str) -> Iterator[_Connection]:
+        self._leave_the_parents()
         if not self._free.acquire(timeout=self._options.timeout):
             raise BackendUnavailable(
                 f"all {self._options.pool_size} connections to {self._address} were busy for timeout="
@@ -178,9 +190,10 @@ class Connections:
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their call ends."""
+        self._leave_the_parents()
         with self._lock:
             self._closed = True
-            _close_all(self._idle)
+            _close_all(self._idle, self._pid)
 
 
 def _has_news(connection: _Connection) -> bool:
@@ -193,6 +206,6 @@ def _has_news(connection: _Connection) -> bool:
         return True
 
 
-def _close_all(connections: list[_Connection]) -> None:
-    while connections:
+def _close_all(connections: list[_Connection], pid: int) -> None:
+    while connections and os.getpid() == pid:
         connections.pop().close()

@@ -25,7 +25,7 @@ _REASONS: dict[str, tuple[str, str, str]] = {
     ),
     "faiss": (
         "two-stage reads every prefix, which is exact and needs no building, where the graph looks at some "
-        "hundreds of vectors; and it reads the hits' documents from SQLite, which plain FAISS does not have",
+        "hundreds of vectors; and it reads the hits' documents from SQLite, which plain FAISS does not hold",
         "a graph finds 10 % easily, and plain has the filtered column in an array and returns no documents, where"
         " two-stage asks SQLite, on any key",
         "so few vectors take less than the store around them",
@@ -41,16 +41,18 @@ _REASONS: dict[str, tuple[str, str, str]] = {
     ),
     "qdrant-edge": (
         "a graph over full vectors visits few of them, and two-stage rescores more than that from vectors on disk",
-        "the payload index leaves few points, which the engine scores at full length at once; two-stage scores "
-        "them twice, and checks that all that match came back",
+        "the coarse stage alone takes about as long as the whole plain search, which a payload index makes short;"
+        " the rest is the second stage of the nested query, and what is done in Python around it",
         "the prefixes and their graph come on top; the full vectors are mapped from disk on both sides, and their"
         " pages count as far as searches touched them",
     ),
     "pgvector": (
-        "the graph is not what takes the time at this size",
+        "a two-stage search is a transaction with settings of its own, which takes some ten exchanges with the "
+        "server; the statement itself is about half of the time. Plain is one statement on a connection that was "
+        "set up once",
         "by the index on its column plain reads only the rows that match and scores them; two-stage asks the GIN "
-        "index on metadata, of any key, and cuts and normalises the prefix of each row that the graph did not "
-        "give",
+        "index on metadata, of any key, in a transaction with settings of its own, and where fewer rows match "
+        "than candidates are asked for it reads all that match",
         "PostgreSQL keeps what was read: full vectors of all candidates of all queries, which at this size is "
         "most of the table",
     ),
@@ -66,7 +68,8 @@ _REASONS: dict[str, tuple[str, str, str]] = {
         " asks once",
         "two-stage asks for the filter's terms through a label list, on any key, and then for the hits' rows, "
         "each time for the newest version first; plain asks once, through an index made for this column",
-        "product quantisation keeps 1/32 of the full vectors' bytes for the plain search; prefixes are kept whole",
+        "the index of the plain table keeps product-quantised codes, a small part of the vectors' bytes, the one "
+        "over prefixes keeps them whole",
     ),
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..backend import Backend
 from ..documents import RowBatch
 from ..errors import ConflictError, InvalidInput
+from ..generations import check_stays
 from ..manifest import Manifest
 from ..matryoshka import FloatArray
 from .passes import Mover, Progress, bring_over, equal_json
@@ -60,7 +61,14 @@ def copy_collection(
         ConflictError: the target holds something else, or the source was written to during every pass.
         InvalidInput: both are the same collection, or precision would be lost and ``allow_lossy`` is False.
     """
-    manifest = source.manifest
+    manifest = source.read_manifest() or source.manifest  # the latter says what is missing
+    if manifest.moved_to is not None:
+        check_stays(manifest, str(source.address))
+    if not (manifest.origin or {}).get("complete", True):
+        raise ConflictError(
+            f"{source.address} is not finished itself: rows of {(manifest.origin or {}).get('source')} are "
+            "missing; run the command that makes it again"
+        )
     target.read_manifest()  # what is there already decides how it stores vectors
     lossy = loss(source, target)
     if lossy and not allow_lossy:
@@ -98,6 +106,7 @@ def _begin(source: Backend, target: Backend, manifest: Manifest) -> bool:
         made = replace(manifest, collection_id=str(uuid.uuid4()), origin=origin, plan=None, previous=None, frozen=None)
         target.write_manifest(made, None)
         return False
+    check_stays(found, str(target.address))
     if found.collection_id == manifest.collection_id:
         raise InvalidInput(f"{source.address} and {target.address} are the same collection: give another target")
     origin = found.origin or {}

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..address import Address
 from ..backend import Backend
+from ..collection import Collection
 from ..encoder import Encoder, as_encoder, encode_checked
 from ..errors import ConflictError, InvalidInput, ModelMismatchError
 from ..matryoshka import as_vectors, normalize
@@ -142,6 +143,8 @@ def import_collection(
         open_backend(place, **(backend_options or {})) as backend,
     ):
         taking = _Taking(str(address), backend, model, coarse_dims, fine_dims)
+        if model is not None:
+            taking.check_encoder(foreign, size)
         with progress_report(progress, range(foreign.count())) as report:
             for batch in foreign.batches(size):
                 taking.take(batch)
@@ -162,8 +165,11 @@ class _Taking:
     ) -> None:
         self._source, self._backend, self._encoder = source, backend, encoder
         found = backend.read_manifest()
-        if found is not None and (found.origin or {}).get("source") != source:
+        if found is not None and (found.origin or {}).get("source") != source and backend.count():
             raise ConflictError(f"{backend.address} holds another collection already: give another target, or drop it")
+        self._made = Collection(
+            backend, encoder, coarse_dims=coarse_dims, fine_dims=fine_dims, stages=NOT_GIVEN, dim=None
+        )
         self._retriever = MatryoshkaRetriever(encoder, backend, coarse_dims=coarse_dims, fine_dims=fine_dims)
         self._ids: set[str] = set()
         self._waiting: list[ForeignBatch] = []
@@ -185,8 +191,25 @@ class _Taking:
         while self._waiting:
             self._write(self._waiting.pop(0))
 
+    def check_encoder(self, foreign: ForeignCollection, size: int) -> None:
+        """Compare some of the vectors with what the encoder makes of their texts, before anything is written."""
+        for batch in foreign.batches(size):
+            self._compare(batch)
+            if self._checked >= _SAMPLE:
+                return
+        if not self._checked:
+            raise InvalidInput(
+                f"no row of {self._source} has both a text and a vector, so that the encoder cannot be checked: leave "
+                "it out"
+            )
+
     def _write(self, batch: ForeignBatch) -> None:
         self._look_at(batch)
+        if first := next((len(v) for v in batch.vectors if v is not None), 0):
+            self._made.ensure(first)
+            _ = self._retriever.manifest
+        if self._backend.read_manifest() is not None:
+            self._mark(complete=False)  # before the first row, so that an interrupted import is known as one
         metadatas = [{str(key): plain_json(value) for key, value in one.items()} for one in batch.metadatas]
         self._retriever.index(
             batch.documents, batch.ids, metadatas, vectors=list(batch.vectors), batch_size=len(batch.ids)
@@ -209,7 +232,7 @@ class _Taking:
         )
 
     def _look_at(self, batch: ForeignBatch) -> None:
-        """Lengths of the vectors; and whether they are the encoder's, on the first that have a text."""
+        """Lengths of the vectors."""
         present = [i for i, vector in enumerate(batch.vectors) if vector is not None]
         if not present:
             return
@@ -218,8 +241,12 @@ class _Taking:
         self._shortest = min(self._shortest, float(lengths.min()))
         self._longest = max(self._longest, float(lengths.max()))
         self._vectors += len(present)
-        if self._encoder is None or self._checked >= _SAMPLE:
+
+    def _compare(self, batch: ForeignBatch) -> None:
+        present = [i for i, vector in enumerate(batch.vectors) if vector is not None]
+        if not present or self._encoder is None:
             return
+        vectors = as_vectors([batch.vectors[i] for i in present], what=f"the vectors of {self._source}")
         texts = {j: text for j, i in enumerate(present) if (text := batch.documents[i])}
         sample = dict(list(texts.items())[: _SAMPLE - self._checked])
         if not sample:

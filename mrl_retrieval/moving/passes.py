@@ -24,6 +24,7 @@ __all__ = ["Moved", "Mover", "Progress", "bring_over", "equal_json"]
 Progress = bool | Callable[[int, int | None], None]
 
 _MOST_PASSES = 10
+_FIRST_PASSES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,23 @@ class Mover(ABC):
     def missing(self, batch: RowBatch, target: Backend) -> list[int]:
         """Positions of the rows that the target does not hold as it should."""
 
+    def check(self, target: Backend) -> None:
+        """Called before every write: raises where the move is no longer ours to make."""
+
     @abstractmethod
     def converted(self, batch: RowBatch) -> RowBatch:
         """The rows as the target is to hold them."""
 
 
 def bring_over(
-    source: Backend, target: Backend, mover: Mover, *, batch_size: int, started: bool, progress: Progress
+    source: Backend,
+    target: Backend,
+    mover: Mover,
+    *,
+    batch_size: int,
+    started: bool,
+    progress: Progress,
+    to_the_end: bool = True,
 ) -> Moved:
     """Passes until nothing is left to write or to remove.
 
@@ -65,6 +76,8 @@ def bring_over(
         started: the target may hold rows already; False saves the first comparison.
         progress: as :meth:`~mrl_retrieval.MatryoshkaRetriever.index` takes it; a function sees one call after another
             begin at zero, one for each pass.
+        to_the_end: False: it is enough that a pass wrote no more than a batch, or that there were three; writers may go
+            on meanwhile.
 
     Raises:
         ConflictError: the source was written to during every pass.
@@ -74,8 +87,10 @@ def bring_over(
     for number in range(_MOST_PASSES):
         with progress_report(progress, range(total)) as report:
             n, rows, vectors = _pass(source, target, mover, batch_size, number > 0 or started, report)
-        gone = _remove_others(source, target, batch_size) if target.count() != rows else 0
+        gone = _remove_others(source, target, mover, batch_size) if to_the_end and target.count() != rows else 0
         written, removed = written + n, removed + gone
+        if not to_the_end and (n <= batch_size or number == _FIRST_PASSES - 1):
+            return Moved(rows, vectors, written, removed)
         if n == gone == 0 and target.count() == rows == source.count():
             return Moved(rows, vectors, written, removed)
     raise ConflictError(
@@ -93,6 +108,7 @@ def _pass(
         kept = mover.missing(batch, target) if compare else list(range(len(batch)))
         if kept:
             part = mover.converted(_part(batch, kept))
+            mover.check(target)
             repeated(partial(target.upsert, part), f"writing {len(part)} rows to {target.address}")
         written, seen, vectors = written + len(kept), seen + len(batch), vectors + int(batch.has_vector.sum())
         report(seen)
@@ -111,13 +127,14 @@ def _part(batch: RowBatch, kept: list[int]) -> RowBatch:
     )
 
 
-def _remove_others(source: Backend, target: Backend, batch_size: int) -> int:
+def _remove_others(source: Backend, target: Backend, mover: Mover, batch_size: int) -> int:
     """Delete from the target what the source does not have."""
     removed = 0
     listed = [id for batch in target.scan(documents=False, batch_size=batch_size) for id in batch.ids]
     for start in range(0, len(listed), batch_size):
         ids = listed[start : start + batch_size]
         others = [id for id, row in zip(ids, source.get(ids), strict=True) if row is None]
+        mover.check(target)
         removed += target.delete(others) if others else 0
     return removed
 

@@ -8,6 +8,7 @@ encoded again, so that an interrupted run goes on where it stopped. The old gene
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,13 +21,13 @@ from .._version import __version__
 from ..backend import Backend
 from ..documents import RowBatch
 from ..encoder import Encoder, as_encoder
-from ..errors import CollectionNotFound, ConflictError, InvalidInput
+from ..errors import CollectionNotFound, ConflictError, InvalidInput, ModelMismatchError
 from ..generations import base_of, generation_names
 from ..long_texts import OnLong, encode_long
 from ..manifest import Manifest
 from ..matryoshka import prefix
 from ..registry import open_backend
-from ..settings import NOT_GIVEN, NotGiven, check_positive, resolve_dims
+from ..settings import NOT_GIVEN, NotGiven, check_dims, check_positive, resolve_dims
 from .passes import Mover, Progress, bring_over, equal_json
 
 __all__ = ["ReindexReport", "reindex", "rollback"]
@@ -89,7 +90,7 @@ def reindex(
     size = check_positive(batch_size, "batch_size")
     model = as_encoder(encoder)
     with _generations(address, backend_options) as (base, current):
-        name, started = _target_name(base, current, model)
+        name, started = _target_name(base, current, model, backend_options)
         with open_backend(base.address.with_collection(name), **(backend_options or {})) as target:
             without_text = _count_without_text(current)
             if without_text and not allow_without_text:
@@ -97,12 +98,17 @@ def reindex(
                     f"{without_text} rows of {current.address} have a vector but no document to make a new one of; "
                     "allow_without_text=True (--allow-without-text) keeps them, but no search will find them"
                 )
-            if not started:
+            if started:
+                check_dims(target.manifest, coarse_dims, fine_dims, NOT_GIVEN, None, str(target.address))
+            else:
                 _make(base, current, target, model, coarse_dims, fine_dims)
-            mover = _Embed(model, target.manifest.fine_dims, on_long)
-            moved = bring_over(current, target, mover, batch_size=size, started=started, progress=progress)
+            mover = _Embed(model, target.manifest.fine_dims, on_long, _take_on(target))
+            moved = bring_over(
+                current, target, mover, batch_size=size, started=started, progress=progress, to_the_end=False
+            )
+            mover.check(target)
             _replace(current, frozen=name)
-            # Without writers this one finds nothing to encode: it compares.
+            # From here on nobody writes to the source, so that this one comes to an end, and compares everything.
             last = bring_over(current, target, mover, batch_size=size, started=True, progress=False)
             target.flush()
             _switch(base, current, target)
@@ -135,15 +141,15 @@ def rollback(address: str, *, backend_options: Mapping[str, Any] | None = None) 
         previous = base.manifest.previous
         if previous is None or previous not in base.collections():
             raise ConflictError(f"{base.address} has no generation before this one: it was not reindexed")
+        # Writers first, the pointer last: interrupted in between, writes are refused until it is repeated.
+        if current.address != base.address:
+            _replace(current, moved_to=previous)
         if previous == base.address.collection:
             _replace(base, moved_to=None, previous=current.address.collection)
-            _replace(current, moved_to=previous)
         else:
             with open_backend(base.address.with_collection(previous), **(backend_options or {})) as other:
                 _replace(other, moved_to=None, frozen=None)
             _replace(base, moved_to=previous, previous=current.address.collection)
-            if current.address != base.address:
-                _replace(current, moved_to=previous)
         return previous
 
 
@@ -152,9 +158,18 @@ class _Embed(Mover):
 
     vectors = False
 
-    def __init__(self, encoder: Encoder, fine_dims: int, on_long: OnLong) -> None:
-        self._encoder, self._fine_dims, self._on_long = encoder, fine_dims, on_long
+    def __init__(self, encoder: Encoder, fine_dims: int, on_long: OnLong, token: str) -> None:
+        self._encoder, self._fine_dims, self._on_long, self._token = encoder, fine_dims, on_long, token
         self.long_texts = 0
+
+    def check(self, target: Backend) -> None:
+        found = target.read_manifest()
+        origin = (found.origin if found else None) or {}
+        if origin.get("token") != self._token or origin.get("complete", True):
+            raise ConflictError(
+                f"another reindexing has taken over or finished {target.address}, or it was dropped: nothing "
+                "more is done here"
+            )
 
     def missing(self, batch: RowBatch, target: Backend) -> list[int]:
         return [
@@ -191,7 +206,16 @@ def _generations(address: str, options: Mapping[str, Any] | None) -> Iterator[tu
             yield named, current
 
 
-def _target_name(base: Backend, current: Backend, encoder: Encoder) -> tuple[str, bool]:
+def _take_on(target: Backend) -> str:
+    """Make the unfinished generation ours; a run that had it until now notices at its next write."""
+    token = str(uuid.uuid4())
+    _replace(target, origin=(target.manifest.origin or {}) | {"token": token, "complete": False})
+    return token
+
+
+def _target_name(
+    base: Backend, current: Backend, encoder: Encoder, options: Mapping[str, Any] | None
+) -> tuple[str, bool]:
     """Name of the generation to write to, and whether an earlier run has begun it."""
     names = base.collections()
     if base.address.collection not in names:
@@ -199,12 +223,19 @@ def _target_name(base: Backend, current: Backend, encoder: Encoder) -> tuple[str
     known = generation_names(base.address.collection, names)
     source_id = current.manifest.collection_id
     for name in reversed(known):
-        with open_backend(base.address.with_collection(name)) as one:
+        with open_backend(base.address.with_collection(name), **(options or {})) as one:
             manifest = one.read_manifest()
         origin = (manifest.origin if manifest else None) or {}
-        if manifest is not None and not origin.get("complete", True) and origin.get("source_id") == source_id:
-            identity.check_card(manifest, encoder, str(one.address))
-            identity.check_canaries(manifest, encoder, str(one.address))
+        unfinished = not origin.get("complete", True) or current.manifest.frozen == name
+        if manifest is not None and unfinished and origin.get("source_id") == source_id:
+            try:
+                identity.check_card(manifest, encoder, str(one.address))
+                identity.check_canaries(manifest, encoder, str(one.address))
+            except ModelMismatchError as error:
+                raise ConflictError(
+                    f"a reindexing of {base.address} with another encoder is not finished: run it again with that "
+                    f"encoder, or call it off (rollback) and drop {one.address}"
+                ) from error
             return name, True
     number = 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0)
     return f"{base.address.collection}.g{number}", False
@@ -267,6 +298,8 @@ def _replace(backend: Backend, **changes: Any) -> None:
 def _switch(base: Backend, current: Backend, target: Backend) -> None:
     """Point to the new generation. The write to ``base`` is the moment from which it counts."""
     name, previous = target.address.collection, current.address.collection
+    if (found := current.read_manifest()) is None or found.frozen != name:
+        raise ConflictError(f"the reindexing of {base.address} was called off meanwhile; {name!r} is kept for the next")
     _replace(target, origin=(target.manifest.origin or {}) | {"complete": True})
     if current.address == base.address:
         _replace(base, moved_to=name, previous=previous, frozen=None)
@@ -281,7 +314,9 @@ def _clean(base: Backend, current: Backend, target: Backend, options: Mapping[st
     for name in generation_names(base.address.collection, base.collections()):
         if name not in kept:
             with open_backend(base.address.with_collection(name), **(options or {})) as old:
-                old.drop()
+                manifest = old.read_manifest()
+                if manifest is not None and base_of(manifest, name) == base.address.collection:
+                    old.drop()
     if base.address != current.address:
         for batch in list(base.scan(documents=False)):
             base.delete(batch.ids)

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.documents import check_metadata
-from mrl_retrieval.errors import InvalidInput
+from mrl_retrieval.errors import InvalidInput, ModelMismatchError
+from mrl_retrieval.memory import MemoryBackend
 from mrl_retrieval.moving import importing
 from mrl_retrieval.moving.importing import ForeignBatch, ForeignCollection, import_collection, plain_json
+from mrl_retrieval.registry import open_backend
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -55,6 +57,36 @@ def test_rows_without_a_vector_may_come_first(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importing, "importer", lambda _: lambda *_: Sparse(0))
     with pytest.raises(InvalidInput, match="no row with a vector"):
         import_collection("x:a", "memory:sparse-none", batch_size=3)
+
+
+class LateTexts(Sparse):
+    """The first rows have no text to check an encoder on; the vectors are nobody's."""
+
+    def batches(self, size: int) -> Iterator[ForeignBatch]:
+        vectors = list(np.random.default_rng(0).standard_normal((9, 32)))
+        for start in range(0, 9, 3):
+            ids = [str(i) for i in range(start, start + 3)]
+            texts = [f"text {i}" if start and self._vectors else None for i in ids]
+            yield ForeignBatch(ids, vectors[start : start + 3], texts, [{}] * 3)
+
+
+def test_a_wrong_encoder_is_refused_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    for texts, error in ((1, ModelMismatchError), (0, InvalidInput)):
+        monkeypatch.setattr(importing, "importer", lambda _, texts=texts: lambda *_: LateTexts(texts))
+        with pytest.raises(error):
+            import_collection("x:a", f"memory:late-{texts}", encoder="hashing:32", batch_size=3)
+        with open_backend(f"memory:late-{texts}") as backend:
+            assert backend.read_manifest() is None
+
+
+def test_an_import_that_was_interrupted_at_its_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importing, "importer", lambda _: lambda *_: Sparse(9))
+    monkeypatch.setattr(MemoryBackend, "upsert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        import_collection("x:a", "memory:interrupted", batch_size=3)
+    monkeypatch.undo()
+    monkeypatch.setattr(importing, "importer", lambda _: lambda *_: Sparse(9))
+    assert import_collection("x:a", "memory:interrupted", batch_size=3).rows == 9
 
 
 @given(JSON)
