@@ -28,6 +28,8 @@ __all__ = ["QdrantSearch"]
 
 _QUERIES_PER_REQUEST = 100
 _NARROWEST_SEARCH = 400
+_ALL_FROM = 1000
+"""Candidates from which it is worth asking whether they are all there are; fewer are found without a graph."""
 
 
 class QdrantSearch(QdrantRows):
@@ -61,7 +63,8 @@ class QdrantSearch(QdrantRows):
                 query = {"query": vectors[i].tolist(), "using": name, "limit": stage.limit, **inner}
             return query | {"with_payload": points.ROW}
 
-        return [_ranking(found) for found in self._query(len(request.vectors), one, request.k, condition)]
+        widest = request.stages[0].limit
+        return [_ranking(found) for found in self._query(len(request.vectors), one, request.k, condition, widest)]
 
     def _names_of(self, stages: Sequence[Stage]) -> list[str] | None:
         """The named vector of each stage; None where one has none."""
@@ -93,7 +96,7 @@ class QdrantSearch(QdrantRows):
             return {"query": vectors[i].tolist(), "using": name, "limit": limit, "with_payload": [filters.ID], **found}
 
         answers = []
-        for found in self._query(len(vectors), one, limit, condition):
+        for found in self._query(len(vectors), one, limit, condition, limit):
             ids = [(point.payload or {})[filters.ID] for point in found]
             answers.append(Candidates(*top_k(_scores(found), ids, limit)))
         return answers
@@ -131,10 +134,16 @@ class QdrantSearch(QdrantRows):
         return params
 
     def _query(
-        self, queries: int, one: Callable[[int, bool], JSON], limit: int, condition: JSON | None
+        self, queries: int, one: Callable[[int, bool], JSON], limit: int, condition: JSON | None, widest: int
     ) -> list[Sequence[ScoredPoint]]:
-        """Ask ``one(i, exact)`` for each query; with a filter there are ``limit`` points wherever as many match."""
-        answers = self._send([one(i, False) for i in range(queries)], condition)
+        """Ask ``one(i, exact)`` for each query; with a filter there are ``limit`` points wherever as many match.
+
+        Where the first stage is to keep all points there are (``widest``), a graph could only lose some.
+        """
+        everything = (
+            widest >= _ALL_FROM and not self._exhaustive and widest >= self._count({"must": [points.WITH_VECTOR]})
+        )
+        answers = self._send([one(i, everything) for i in range(queries)], condition)
         short = [i for i, found in enumerate(answers) if len(found) < limit]
         if self._exhaustive or condition is None or not short:
             return answers

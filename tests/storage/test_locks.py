@@ -63,15 +63,22 @@ def test_two_locks_and_two_threads_in_one_process(tmp_path):
 def test_a_lock_file_that_was_replaced_while_waiting(tmp_path):
     folder = tmp_path / "collection"
     folder.mkdir()
-    inside = threading.Event()
+    opened, inside = threading.Event(), threading.Event()
+
+    class Watched(WriterLock):
+        def _open(self):
+            fd = super()._open()
+            opened.set()
+            return fd
 
     def wait_for_it():
-        with WriterLock(folder / "lock", 20).held():
+        with Watched(folder / "lock", 20).held():
             inside.set()
 
     with WriterLock(folder / "lock", 5).held():
         waiting = threading.Thread(target=wait_for_it)
         waiting.start()
+        assert opened.wait(20)  # it waits for this file, and not for the one that takes its place
         folder.rename(tmp_path / "old")
         folder.mkdir()
     assert inside.wait(20)
