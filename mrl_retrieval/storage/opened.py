@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 _STEP_ROWS = 500
 _LEAST_DEAD_BYTES = 16 * 2**20
 
+_LONGEST_WAIT = 1_000_000.0
+"""Seconds; what is longer, even for ever, is cut to it, because SQLite counts milliseconds in 32 bits."""
+
 
 class OpenCollection:
     """What the verbs of :class:`Store` stand on."""
@@ -57,6 +60,7 @@ class OpenCollection:
             raise InvalidInput(f"fine_dtype={fine_dtype!r}; known: {', '.join(DTYPES)}")
         if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not lock_timeout >= 0:
             raise InvalidInput(f"lock_timeout={lock_timeout!r}; expected seconds, a number from 0 up")
+        lock_timeout = min(lock_timeout, _LONGEST_WAIT)
         if isinstance(compact_at, bool) or not isinstance(compact_at, (int, float)) or not 0 <= compact_at <= 1:
             raise InvalidInput(f"compact_at={compact_at!r}; expected a share, a number from 0 to 1")
         check_place(path)

@@ -97,6 +97,13 @@ def test_lock_timeout_is_seconds(open_store, timeout):
         open_store(lock_timeout=timeout)
 
 
+@pytest.mark.parametrize("timeout", [float("inf"), 1e10, 10**30, 0])
+def test_any_number_of_seconds_will_do(open_store, manifest, batch, timeout):
+    store = open_store(lock_timeout=timeout)
+    store.write_manifest(manifest, None)
+    store.upsert(batch("a"))
+
+
 def test_readers_share_and_a_writer_is_alone():
     lock, log, readers_in = ReadWriteLock(), [], threading.Barrier(3)
 
