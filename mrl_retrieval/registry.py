@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from .address import Address
-from .errors import MRLError, PluginError, UnknownNameError
+from .errors import InvalidInput, MRLError, PluginError, UnknownNameError
 
 if TYPE_CHECKING:
     from .backend import Backend
@@ -64,7 +64,17 @@ def open_backend(address: str | Address, **options: Any) -> Backend:
         options: what the backend's own page lists, such as ``lock_timeout=`` or ``api_key=``.
     """
     where = Address.parse(address) if isinstance(address, str) else address
-    return backend_class(where.scheme).from_address(where, **options)
+    cls = backend_class(where.scheme)
+    try:
+        return cls.from_address(where, **options)
+    except MRLError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        if not options:
+            raise
+        raise InvalidInput(
+            f"the {where.scheme} backend cannot use the options {', '.join(sorted(options))}: {error}"
+        ) from error
 
 
 def load_encoder(spec: str, **options: Any) -> Encoder:

@@ -1,10 +1,16 @@
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import pytest
 
 from mrl_retrieval import MatryoshkaRetriever, MissingExtra, load_encoder, open_backend, registry
-from mrl_retrieval.errors import PluginError, UnknownNameError
+from mrl_retrieval.errors import InvalidInput, PluginError, UnknownNameError
+
+
+def test_options_of_a_wrong_kind_are_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="fine_dtype"):
+        open_backend(f"faiss:{tmp_path}/kb", fine_dtype=["a"])
 
 
 def test_an_unknown_backend_lists_the_known_ones() -> None:
