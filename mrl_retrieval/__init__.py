@@ -17,7 +17,8 @@ from .filters import parse_filter
 from .manifest import Manifest
 from .matryoshka import normalize, prefix
 from .moving.copying import CopyReport
-from .moving.reindexing import ReindexReport, reindex, rollback
+from .moving.reindexing import ReindexReport, reindex
+from .moving.switching import rollback
 from .registry import backend_names, encoder_names, load_encoder, open_backend
 from .retriever import CollectionInfo, MatryoshkaRetriever
 from .two_stage import Stage

@@ -6,18 +6,21 @@ A collection that was reindexed keeps its name, and its manifest says in which c
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
 from .address import Address
 from .backend import Backend
-from .errors import ConflictError
+from .errors import CollectionNotFound, ConflictError
 from .manifest import Manifest
 from .registry import open_backend
 
-__all__ = ["base_of", "check_stays", "generation_names", "open_current"]
+__all__ = ["base_of", "check_stays", "check_there", "generation_name", "generation_names", "open_current"]
 
 _GENERATION = re.compile(r"\.g([1-9][0-9]*)")
+_LONGEST = 57
+"""Letters of a name that leave room for ``.g`` and a number among the 63 that every database takes."""
 
 
 def open_current(address: str | Address, **options: Any) -> Backend:
@@ -28,11 +31,29 @@ def open_current(address: str | Address, **options: Any) -> Backend:
         if manifest is None or manifest.moved_to is None:
             return backend
         current = open_backend(backend.address.with_collection(manifest.moved_to), **options)
+        try:
+            check_there(current, backend)
+        except BaseException:
+            current.close()
+            raise
     except BaseException:
         backend.close()
         raise
     backend.close()
     return current
+
+
+def check_there(current: Backend, base: Backend) -> None:
+    """Hold the pointer to what it points to.
+
+    Raises:
+        CollectionNotFound: the generation was dropped by its own name.
+    """
+    if current.read_manifest() is None:
+        raise CollectionNotFound(
+            f"the rows of {base.address} were in its generation {current.address.collection!r}, which was dropped: go "
+            "back to the one before with rollback() (mrl reindex --rollback), or remove what is left with mrl drop"
+        )
 
 
 def check_stays(manifest: Manifest, where: str) -> None:
@@ -55,11 +76,27 @@ def base_of(manifest: Manifest, name: str) -> str:
     return str((manifest.origin or {}).get("base") or name)
 
 
+def generation_name(base: str, number: int) -> str:
+    """The name of a generation; that of a long name begins with a part of it only, so that every database takes it.
+
+    >>> generation_name("kb", 2)
+    'kb.g2'
+    """
+    return f"{_stem(base)}.g{number}"
+
+
 def generation_names(base: str, names: list[str]) -> list[str]:
     """Those of ``names`` that are generations of ``base``, oldest first.
 
     >>> generation_names("kb", ["kb", "kb.g10", "kb.g2", "kb.gold", "other.g1"])
     ['kb.g2', 'kb.g10']
     """
-    matches = ((name, _GENERATION.fullmatch(name, len(base))) for name in names if name.startswith(base))
+    stem = _stem(base)
+    matches = ((name, _GENERATION.fullmatch(name, len(stem))) for name in names if name.startswith(stem))
     return [name for _, name in sorted((int(match[1]), name) for name, match in matches if match)]
+
+
+def _stem(base: str) -> str:
+    if len(base) <= _LONGEST:
+        return base
+    return f"{base[: _LONGEST - 9]}-{hashlib.sha256(base.encode()).hexdigest()[:8]}"

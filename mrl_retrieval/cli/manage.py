@@ -87,6 +87,7 @@ def run_drop(arguments: argparse.Namespace, output: Output) -> int:
             raise CollectionNotFound(
                 f"there is no collection at {address} (collections there: {', '.join(known) or 'none'})"
             )
+        _check_unused(backend, options)
         try:
             backend.read_manifest()
             with open_current(address, **options) as current:
@@ -104,6 +105,25 @@ def run_drop(arguments: argparse.Namespace, output: Output) -> int:
         backend.drop()
     output.line(f"dropped {address} ({holds}).")
     return 0
+
+
+def _check_unused(backend: Backend, options: dict[str, Any]) -> None:
+    """Keep a generation that holds the rows of a collection from being dropped by its own name."""
+    address = backend.address
+    try:
+        manifest = backend.read_manifest()
+        base = address.collection if manifest is None else base_of(manifest, address.collection)
+        if base == address.collection:
+            return
+        with open_backend(address.with_collection(base), **options) as owner:
+            pointer = owner.read_manifest()
+    except MRLError:
+        return  # what cannot be read may be dropped
+    if pointer is not None and pointer.moved_to == address.collection:
+        raise InvalidInput(
+            f"{address.collection!r} holds the rows of {base!r}: drop {owner.address}, or go back to the generation "
+            "before (mrl reindex --rollback) and drop this one then"
+        )
 
 
 def _belongs(backend: Backend, base: str) -> bool:

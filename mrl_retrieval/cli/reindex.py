@@ -9,7 +9,8 @@ from typing import Any, get_args
 
 from mrl_retrieval.errors import InvalidInput
 from mrl_retrieval.long_texts import OnLong
-from mrl_retrieval.moving.reindexing import reindex, rollback
+from mrl_retrieval.moving.reindexing import reindex
+from mrl_retrieval.moving.switching import rollback
 from mrl_retrieval.settings import NOT_GIVEN
 
 from .arguments import add_options, add_progress, positive, wants_progress
@@ -46,6 +47,9 @@ def add_parsers(commands: Any) -> None:
         action="store_true",
         help="keep rows that have no document, although no search will find them",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="embed anew even where the encoder and the dims are the same"
+    )
     add_options(parser)
     parser.add_argument("--batch-size", type=positive, default=256, metavar="N", help="rows at a time (256)")
     add_progress(parser)
@@ -69,10 +73,14 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         fine_dims=arguments.fine_dims,
         on_long=arguments.on_long,
         allow_without_text=arguments.allow_without_text,
+        force=arguments.force,
         batch_size=arguments.batch_size,
         progress=wants_progress(arguments, sys.stderr),
         backend_options=options,
     )
+    if report.untouched:
+        output.line(f"{report.address} has this encoder and these dims already (--force embeds it anew all the same).")
+        return 0
     seconds = time.perf_counter() - began
     output.line(
         f"{report.address}: {plural(report.rows, 'row')}, {report.encoded:,} encoded in {seconds:.1f} s. It uses the "

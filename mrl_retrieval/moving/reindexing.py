@@ -1,17 +1,16 @@
 """Embedding a collection anew, with another encoder, from the documents it stores.
 
 The new generation is a collection of its own beside the old one, which serves searches until the new one is whole;
-then the manifest of the collection points to the new one, in one step. What is in the new generation already is not
-encoded again, so that an interrupted run goes on where it stopped. The old generation stays, for :func:`rollback`.
+then the manifest of the collection points to the new one, in one step (``switching.py``). What is in the new generation
+already is not encoded again, so that an interrupted run goes on where it stopped. The old one stays, for a rollback.
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,15 +21,16 @@ from ..backend import Backend
 from ..documents import RowBatch
 from ..encoder import Encoder, as_encoder
 from ..errors import CollectionNotFound, ConflictError, InvalidInput, ModelMismatchError
-from ..generations import base_of, generation_names
+from ..generations import check_there, generation_name, generation_names
 from ..long_texts import OnLong, encode_long
 from ..manifest import Manifest
 from ..matryoshka import prefix
 from ..registry import open_backend
 from ..settings import NOT_GIVEN, NotGiven, check_dims, check_positive, resolve_dims
 from .passes import Mover, Progress, bring_over, equal_json
+from .switching import clear_up, generations, replace_manifest, switch
 
-__all__ = ["ReindexReport", "reindex", "rollback"]
+__all__ = ["ReindexReport", "reindex"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class ReindexReport:
     """By which the collection is opened, before and after."""
     generation: str
     """Name of the collection that holds the rows now."""
-    previous: str
-    """Name of the one that held them, and still does: a rollback goes back to it."""
+    previous: str | None
+    """Name of the one that held them, and still does: a rollback goes back to it. None: there is none."""
     rows: int
     encoded: int
     """Rows written by this call; fewer than ``rows`` where an earlier one was interrupted."""
@@ -52,6 +52,8 @@ class ReindexReport:
     """Rows that have a vector, but no document to make a new one of: stored, but found by no search."""
     long_texts: int
     """Texts beyond the encoder's context."""
+    untouched: bool = False
+    """Whether nothing was done, since the collection has this encoder and these dims already."""
 
 
 def reindex(
@@ -62,6 +64,7 @@ def reindex(
     fine_dims: int | None = None,
     on_long: OnLong = "truncate",
     allow_without_text: bool = False,
+    force: bool = False,
     batch_size: int = 256,
     progress: Progress = False,
     backend_options: Mapping[str, Any] | None = None,
@@ -78,6 +81,7 @@ def reindex(
         fine_dims: length of the new stored vectors; None: all of the encoder's.
         on_long: what becomes of a text beyond the encoder's context.
         allow_without_text: go on although rows have a vector but no document; they keep everything but the vector.
+        force: embed anew even where the collection has this encoder and these dims already; else it is left as it is.
         batch_size: rows encoded and written at a time.
         progress: True draws a bar on stderr; a function is called with rows done and their total.
         backend_options: of the backend at ``address``.
@@ -89,7 +93,16 @@ def reindex(
     """
     size = check_positive(batch_size, "batch_size")
     model = as_encoder(encoder)
-    with _generations(address, backend_options) as (base, current):
+    with generations(address, backend_options) as (base, current):
+        check_there(current, base)
+        clear_up(base, current, backend_options)
+        dims = _new_dims(current.manifest, model, coarse_dims, fine_dims)
+        if not force and current.manifest.frozen is None and _is_embedded(current, model, dims[:2]):
+            logger.info("%s was embedded with this encoder at these dims already", base.address)
+            previous = base.manifest.previous
+            return ReindexReport(
+                str(base.address), current.address.collection, previous, current.count(), 0, 0, 0, True
+            )
         name, started = _target_name(base, current, model, backend_options)
         with open_backend(base.address.with_collection(name), **(backend_options or {})) as target:
             without_text = _count_without_text(current)
@@ -101,18 +114,18 @@ def reindex(
             if started:
                 check_dims(target.manifest, coarse_dims, fine_dims, NOT_GIVEN, None, str(target.address))
             else:
-                _make(base, current, target, model, coarse_dims, fine_dims)
+                _make(base, current, target, model, dims)
             mover = _Embed(model, target.manifest.fine_dims, on_long, _take_on(target))
             moved = bring_over(
                 current, target, mover, batch_size=size, started=started, progress=progress, to_the_end=False
             )
             mover.check(target)
-            _replace(current, frozen=name)
+            replace_manifest(current, frozen=name)
             # From here on nobody writes to the source, so that this one comes to an end, and compares everything.
             last = bring_over(current, target, mover, batch_size=size, started=True, progress=False)
             target.flush()
-            _switch(base, current, target)
-            _clean(base, current, target, backend_options)
+            switch(base, current, target)
+            clear_up(base, target, backend_options)
         return ReindexReport(
             str(base.address),
             name,
@@ -122,35 +135,6 @@ def reindex(
             without_text,
             mover.long_texts,
         )
-
-
-def rollback(address: str, *, backend_options: Mapping[str, Any] | None = None) -> str:
-    """Go back to the generation before; a second call comes forth again. Returns the name of the one used now.
-
-    What was written since the switch is in the generation that is left, and stays there. An unfinished reindexing is
-    called off: what it has done is kept, and taken up by the next.
-
-    Raises:
-        CollectionNotFound: there is no collection.
-        ConflictError: there is no generation before.
-    """
-    with _generations(address, backend_options) as (base, current):
-        if current.manifest.frozen is not None:
-            _replace(current, frozen=None)
-            return current.address.collection
-        previous = base.manifest.previous
-        if previous is None or previous not in base.collections():
-            raise ConflictError(f"{base.address} has no generation before this one: it was not reindexed")
-        # Writers first, the pointer last: interrupted in between, writes are refused until it is repeated.
-        if current.address != base.address:
-            _replace(current, moved_to=previous)
-        if previous == base.address.collection:
-            _replace(base, moved_to=None, previous=current.address.collection)
-        else:
-            with open_backend(base.address.with_collection(previous), **(backend_options or {})) as other:
-                _replace(other, moved_to=None, frozen=None)
-            _replace(base, moved_to=previous, previous=current.address.collection)
-        return previous
 
 
 class _Embed(Mover):
@@ -189,27 +173,10 @@ class _Embed(Mover):
         return RowBatch(batch.ids, batch.documents, batch.metadatas, vectors, has_text)
 
 
-@contextmanager
-def _generations(address: str, options: Mapping[str, Any] | None) -> Iterator[tuple[Backend, Backend]]:
-    """The collection by its own name, and the generation that holds its rows now; they may be the same."""
-    with open_backend(address, **(options or {})) as named:
-        manifest = named.manifest
-        base_name = base_of(manifest, named.address.collection)
-        if base_name != named.address.collection:
-            with _generations(str(named.address.with_collection(base_name)), options) as both:
-                yield both
-            return
-        if manifest.moved_to is None:
-            yield named, named
-            return
-        with open_backend(named.address.with_collection(manifest.moved_to), **(options or {})) as current:
-            yield named, current
-
-
 def _take_on(target: Backend) -> str:
     """Make the unfinished generation ours; a run that had it until now notices at its next write."""
     token = str(uuid.uuid4())
-    _replace(target, origin=(target.manifest.origin or {}) | {"token": token, "complete": False})
+    replace_manifest(target, origin=(target.manifest.origin or {}) | {"token": token, "complete": False})
     return token
 
 
@@ -238,27 +205,43 @@ def _target_name(
                 ) from error
             return name, True
     number = 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0)
-    return f"{base.address.collection}.g{number}", False
+    return generation_name(base.address.collection, number), False
 
 
-def _make(
-    base: Backend,
-    current: Backend,
-    target: Backend,
-    encoder: Encoder,
-    coarse_dims: int | NotGiven,
-    fine_dims: int | None,
-) -> None:
-    old = current.manifest
+def _new_dims(
+    old: Manifest, encoder: Encoder, coarse_dims: int | NotGiven, fine_dims: int | None
+) -> tuple[int, int, tuple[int, ...]]:
+    """Coarse, fine and funnel dims of a generation after this one."""
     coarse, fine, _ = resolve_dims(
         encoder.dim, old.coarse_dims if isinstance(coarse_dims, NotGiven) else coarse_dims, fine_dims, NOT_GIVEN
     )
+    return coarse, fine, tuple(d for d in old.funnel_dims if coarse < d < fine)
+
+
+def _is_embedded(current: Backend, encoder: Encoder, dims: tuple[int, int]) -> bool:
+    """Whether the vectors are known to be this encoder's, at these dims."""
+    manifest = current.manifest
+    if manifest.encoder is None or (manifest.coarse_dims, manifest.fine_dims) != dims:
+        return False
+    try:
+        identity.check_card(manifest, encoder, str(current.address))
+        identity.check_canaries(manifest, encoder, str(current.address))
+    except ModelMismatchError:
+        return False
+    return True
+
+
+def _make(
+    base: Backend, current: Backend, target: Backend, encoder: Encoder, dims: tuple[int, int, tuple[int, ...]]
+) -> None:
+    old = current.manifest
+    coarse, fine, funnel = dims
     target.write_manifest(
         Manifest(
             dim=encoder.dim,
             coarse_dims=coarse,
             fine_dims=fine,
-            funnel_dims=tuple(d for d in old.funnel_dims if coarse < d < fine),
+            funnel_dims=funnel,
             encoder=encoder.identity,
             canaries=identity.make_canaries(encoder),
             origin={
@@ -283,40 +266,3 @@ def _count_without_text(current: Backend) -> int:
         sum(document is None and bool(there) for document, there in zip(batch.documents, batch.has_vector, strict=True))
         for batch in current.scan()
     )
-
-
-def _replace(backend: Backend, **changes: Any) -> None:
-    """Change a manifest by compare-and-set."""
-    found = backend.read_manifest()
-    if found is None:
-        raise CollectionNotFound(f"there is no collection at {backend.address} any more")
-    changed = replace(found, **changes)
-    if changed != found:
-        backend.write_manifest(changed, found)
-
-
-def _switch(base: Backend, current: Backend, target: Backend) -> None:
-    """Point to the new generation. The write to ``base`` is the moment from which it counts."""
-    name, previous = target.address.collection, current.address.collection
-    if (found := current.read_manifest()) is None or found.frozen != name:
-        raise ConflictError(f"the reindexing of {base.address} was called off meanwhile; {name!r} is kept for the next")
-    _replace(target, origin=(target.manifest.origin or {}) | {"complete": True})
-    if current.address == base.address:
-        _replace(base, moved_to=name, previous=previous, frozen=None)
-    else:
-        _replace(base, moved_to=name, previous=previous)
-        _replace(current, moved_to=name, frozen=None)
-
-
-def _clean(base: Backend, current: Backend, target: Backend, options: Mapping[str, Any] | None) -> None:
-    """Drop what is older than the generation before; of the first one the manifest stays, which holds the pointer."""
-    kept = {base.address.collection, current.address.collection, target.address.collection}
-    for name in generation_names(base.address.collection, base.collections()):
-        if name not in kept:
-            with open_backend(base.address.with_collection(name), **(options or {})) as old:
-                manifest = old.read_manifest()
-                if manifest is not None and base_of(manifest, name) == base.address.collection:
-                    old.drop()
-    if base.address != current.address:
-        for batch in list(base.scan(documents=False)):
-            base.delete(batch.ids)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from mrl_retrieval.registry import open_backend
 from mrl_retrieval.retriever import MatryoshkaRetriever
 
 
@@ -44,6 +45,35 @@ def test_generations_are_one_collection(mrl, uri, filled, jsonl):
     assert dropped.status == 0 and "(1 row)" in dropped.out
     (left,) = json.loads(mrl("list", uri, "--json").out)
     assert left["collection"] == "default.g7"
+
+
+def test_the_same_encoder_again(mrl, uri, filled):
+    done = mrl("reindex", uri, "--encoder", "hashing:32")
+    again = mrl("reindex", uri, "--encoder", "hashing:32")
+    assert (done.status, again.status) == (0, 0) and "already" in again.out and "--force" in again.out
+    assert "20 encoded" in mrl("reindex", uri, "--encoder", "hashing:32", "--force").out
+
+
+def test_the_generation_in_use_is_not_dropped_by_its_own_name(mrl, uri, filled):
+    for encoder in ("hashing:32", "hashing:48"):
+        assert mrl("reindex", uri, "--encoder", encoder).status == 0
+    refused = mrl("drop", f"{uri}?collection=default.g2", "--yes")
+    assert refused.status == 1 and "holds the rows of 'default'" in refused.err and refused.err.count("\n") == 1
+    assert mrl("drop", f"{uri}?collection=default.g1", "--yes").status == 0
+    assert mrl("search", uri, "text number 7", "--top-k", "1").status == 0
+    gone = mrl("reindex", uri, "--rollback")
+    assert gone.status == 1 and "no generation before" in gone.err
+
+
+def test_a_generation_in_use_that_is_gone(mrl, uri, filled):
+    assert mrl("reindex", uri, "--encoder", "hashing:32").status == 0
+    with open_backend(f"{uri}?collection=default.g1") as one:
+        one.drop()
+    for command in (("search", uri, "x"), ("info", uri), ("list", uri)):
+        done = mrl(*command)
+        assert done.status == 1 and "were in its generation" in done.err + done.out, command
+    assert mrl("reindex", uri, "--rollback").status == 0
+    assert mrl("search", uri, "text number 7", "--top-k", "1").status == 0
 
 
 def test_what_is_refused(mrl, uri, filled):

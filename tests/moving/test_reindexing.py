@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever, collection, errors, reindex, rollback
+from mrl_retrieval import MatryoshkaRetriever, errors, reindex, rollback
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.generations import open_current
 from mrl_retrieval.registry import open_backend
-from tests.places import SCHEMES, Place, drop_all
-
-TEXTS = [f"document number {i} about topic {i % 7}" for i in range(60)]
-NUMBERS = itertools.count()
-
-
-@pytest.fixture(params=SCHEMES)
-def place(
-    request: pytest.FixtureRequest, new_place: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """An address that needs no options: those of PostgreSQL come from its environment."""
-    address, options = new_place(request.param)
-    if request.param == "pgvector":
-        monkeypatch.setenv("PGUSER", options["user"])
-        monkeypatch.setenv("PGPASSWORD", options["password"])
-    yield address
-    drop_all(address)
-
-
-@pytest.fixture
-def memory() -> str:
-    return made(f"memory:reindex-{next(NUMBERS)}")
-
-
-def made(place: str) -> str:
-    with MatryoshkaRetriever("hashing:64", place, coarse_dims=16) as retriever:
-        retriever.index(TEXTS, range(60), [{"i": i} for i in range(60)])
-    return place
-
-
-def names(place: str) -> list[str]:
-    with open_backend(place) as backend:
-        return backend.collections()
+from tests.moving.sixty import TEXTS, made, names
 
 
 def test_the_new_generation_answers(place: str) -> None:
@@ -75,23 +43,6 @@ def test_the_new_generation_answers(place: str) -> None:
         assert new.count() == 61 and new.get(["old"]) == [None]
     with open_current(place) as backend:
         assert backend.address.collection == "default.g1"
-
-
-def test_many_generations(memory: str) -> None:
-    for number, encoder in enumerate(["hashing:32", "hashing:48", "hashing:24"], 1):
-        report = reindex(memory, encoder)
-        assert report.generation == f"default.g{number}"
-    assert names(memory) == ["default", "default.g2", "default.g3"]
-    with open_backend(memory) as base:
-        assert base.count() == 0
-    assert rollback(memory) == "default.g2"
-    with MatryoshkaRetriever.open(memory) as retriever:
-        assert retriever.manifest is not None and retriever.manifest.dim == 48 and retriever.count() == 60
-    for by in (f"{memory}?collection=default.g3", f"{memory}?collection=default.g2"):
-        with MatryoshkaRetriever.open(by) as retriever:
-            assert retriever.backend.address.collection == "default.g2"
-    assert reindex(f"{memory}?collection=default.g2", "hashing:16").generation == "default.g4"
-    assert names(memory) == ["default", "default.g2", "default.g4"]
 
 
 class Breaking(HashingEncoder):
@@ -138,24 +89,6 @@ def test_those_who_have_it_open(memory: str) -> None:
         assert retriever.get(["late"])[0] is not None and retriever.search("written meanwhile", 1).ids == ["late"]
 
 
-def test_a_run_that_was_killed_in_its_last_pass(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl_retrieval.moving import reindexing
-
-    monkeypatch.setattr(reindexing, "_switch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        reindex(memory, "hashing:32")
-    with MatryoshkaRetriever.open(memory) as retriever:
-        assert retriever.search(TEXTS[5], 1).ids == ["5"]
-        with pytest.raises(errors.ConflictError, match="being reindexed"):
-            retriever.index(["x"])
-    assert rollback(memory) == "default"
-    with MatryoshkaRetriever.open(memory) as retriever:
-        retriever.index(["x"], ["x"])
-    monkeypatch.undo()
-    report = reindex(memory, "hashing:32")
-    assert (report.rows, report.encoded) == (61, 1)
-
-
 def test_a_write_under_way_at_the_switch_is_not_acknowledged(place: str) -> None:
     made(place)
     with MatryoshkaRetriever.open(place) as writer:
@@ -171,15 +104,6 @@ def test_a_write_under_way_at_the_switch_is_not_acknowledged(place: str) -> None
     with MatryoshkaRetriever.open(place) as retriever:
         acknowledged = list(caught.value.indexed_ids)
         assert len(acknowledged) >= 5 and None not in retriever.get(acknowledged)
-
-
-def test_somebody_elses_collection_with_the_name_of_a_generation(memory: str) -> None:
-    with MatryoshkaRetriever(None, f"{memory}?collection=default.g1") as other:
-        other.index(["theirs"], ["theirs"], vectors=np.ones((1, 4)))
-    assert reindex(memory, "hashing:32").generation == "default.g2"
-    reindex(memory, "hashing:48")
-    reindex(memory, "hashing:24")
-    assert "default.g1" in names(memory)
 
 
 def test_two_at_once(memory: str) -> None:
@@ -202,25 +126,6 @@ def test_two_at_once(memory: str) -> None:
     with MatryoshkaRetriever.open(memory) as retriever:
         rows = retriever.get(["precious", "1", "2"])
         assert [row and row.document for row in rows] == ["precious", "changed", None]
-
-
-def test_a_run_that_is_called_off_does_not_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl_retrieval.moving import reindexing
-
-    bring = reindexing.bring_over
-
-    def called_off(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("to_the_end", True):
-            assert rollback(memory) == "default"
-            with MatryoshkaRetriever.open(memory) as user:
-                user.index(["late"], ["late"])
-        return bring(*args, **kwargs)
-
-    monkeypatch.setattr(reindexing, "bring_over", called_off)
-    with pytest.raises(errors.ConflictError, match="called off"):
-        reindex(memory, "hashing:32")
-    with MatryoshkaRetriever.open(memory) as retriever:
-        assert retriever.get(["late"])[0] is not None
 
 
 def test_another_encoder_beside_an_unfinished_run(memory: str) -> None:
@@ -248,34 +153,22 @@ def test_a_steady_writer_does_not_keep_it_from_ending(memory: str) -> None:
         assert retriever.count() == writer.backend.count()
 
 
-def test_readers_of_a_generation_that_was_taken_away(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "_LOOK_AGAIN", 0)
-    reader = MatryoshkaRetriever.open(memory)
-    reindex(memory, "hashing:32")
-    assert len(reader.search(TEXTS[0], 3)) == 3
-    reindex(memory, "hashing:48")
-    with pytest.raises(errors.ConflictError, match="open it again"):
-        reader.search(TEXTS[0], 3)
-    with pytest.raises(errors.ConflictError, match="open it again"):
-        reader.copy_to("memory:")
+def test_the_same_encoder_again(memory: str) -> None:
+    report = reindex(memory, "hashing:64")
+    assert report.untouched and (report.generation, report.previous) == ("default", None)
+    assert names(memory) == ["default"]
+    assert not reindex(memory, "hashing:64", coarse_dims=8).untouched
+    assert reindex(memory, "hashing:64").untouched
+    report = reindex(memory, "hashing:64", force=True)
+    assert (report.generation, report.previous, report.encoded) == ("default.g2", "default.g1", 60)
 
 
-def test_stopped_just_before_the_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl_retrieval.moving import reindexing
-
-    replace = reindexing._replace
-
-    def stop(backend: Any, **changes: Any) -> None:
-        if "moved_to" in changes:
-            raise KeyboardInterrupt
-        replace(backend, **changes)
-
-    monkeypatch.setattr(reindexing, "_replace", stop)
-    with pytest.raises(KeyboardInterrupt):
-        reindex(memory, "hashing:32")
-    monkeypatch.undo()
-    report = reindex(memory, "hashing:32")
-    assert (report.generation, report.encoded, report.rows) == ("default.g1", 0, 60)
+def test_vectors_of_an_unknown_encoder_are_embedded(memory: str) -> None:
+    """Whether they are this encoder's cannot be known."""
+    place = f"{memory}-given"
+    with MatryoshkaRetriever(None, place, coarse_dims=16) as retriever:
+        retriever.index(TEXTS, range(60), vectors=HashingEncoder(64).encode_document(TEXTS))
+    assert reindex(place, "hashing:64").encoded == 60
 
 
 def test_rows_without_a_document(memory: str) -> None:
@@ -312,24 +205,3 @@ def test_dims_of_the_new_generation(memory: str) -> None:
         manifest = retriever.manifest
         assert manifest is not None
         assert (manifest.dim, manifest.coarse_dims, manifest.fine_dims) == (128, 32, 96)
-
-
-def test_a_collection_made_again_is_a_stranger(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collection, "_LOOK_AGAIN", 0)
-    made(place)
-    with MatryoshkaRetriever.open(place) as stale:
-        with open_backend(place) as backend:
-            backend.read_manifest()
-            backend.drop()
-        made(place)
-        for call in (
-            lambda: stale.index(["x"], ["x"]),
-            lambda: stale.delete(["1"]),
-            lambda: stale.search("x"),
-            lambda: stale.get(["1"]),
-            stale.count,
-        ):
-            with pytest.raises(errors.CollectionError):
-                call()
-    with MatryoshkaRetriever.open(place) as retriever:
-        assert retriever.count() == 60
