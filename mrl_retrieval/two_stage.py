@@ -152,6 +152,9 @@ class FetchRows:
 Request = ResolveFilter | CoarseSearch | ExactSearch | FetchVectors | FetchRows
 Steps = Generator[Request, Any, T]
 
+_SEARCHES = 4
+"""Times a search is done at the most where rows are deleted beneath it."""
+
 
 def drive(steps: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
     """Run a generator of requests: perform each, send the answer back, return what it returns."""
@@ -171,9 +174,32 @@ def drive(steps: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
 
 def two_stage(request: SearchRequest) -> Steps[list[Ranking]]:
     """Coarse search over prefixes, then one rerank per further stage, then the rows of the hits."""
+    filter = yield ResolveFilter(request.filter)
+    return (yield from _until_whole(request, lambda: _two_stage_once(request, filter)))
+
+
+def exact(request: SearchRequest) -> Steps[list[Ranking]]:
+    """Every stored vector scored at ``fine_dims``."""
+    filter = yield ResolveFilter(request.filter)
+    return (yield from _until_whole(request, lambda: _exact_once(request, filter)))
+
+
+def _until_whole(
+    request: SearchRequest, search: Callable[[], Steps[tuple[list[Ranking], list[int]]]]
+) -> Steps[list[Ranking]]:
+    """Search again where rows that were deleted between the steps of a search leave fewer hits than there are."""
+    rankings: list[Ranking] = []
+    for _ in range(_SEARCHES):
+        rankings, found = yield from search()
+        if all(len(r.rows) >= min(request.k, n) for r, n in zip(rankings, found, strict=True)):
+            break
+    return rankings
+
+
+def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
+    """The rankings, and how many candidates each query had."""
     clock = _Clock()
     first, *rest = request.stages
-    filter = yield ResolveFilter(request.filter)
     coarse: list[Candidates] = yield CoarseSearch(prefix(request.vectors, first.dims), first.limit, filter)
     clock.lap("coarse", first.dims, None, sum(len(c.ids) for c in coarse))
 
@@ -197,17 +223,16 @@ def two_stage(request: SearchRequest) -> Steps[list[Ranking]]:
         clock.lap("rerank", stage.dims, scored, sum(map(len, ids)))
 
     answer = yield from _with_rows(ids, scores, coarse_score)
-    return clock.sign(answer) if request.explain else answer
+    return clock.sign(answer) if request.explain else answer, [len(c.ids) for c in coarse]
 
 
-def exact(request: SearchRequest) -> Steps[list[Ranking]]:
-    """Every stored vector scored at ``fine_dims``."""
+def _exact_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
+    """The rankings, and how many rows each query found."""
     clock = _Clock()
-    filter = yield ResolveFilter(request.filter)
     found: list[Candidates] = yield ExactSearch(request.vectors, request.k, filter)
     clock.lap("exact", request.stages[0].dims, None, sum(len(c.ids) for c in found))
     answer = yield from _with_rows([c.ids for c in found], [c.scores for c in found], None)
-    return clock.sign(answer) if request.explain else answer
+    return clock.sign(answer) if request.explain else answer, [len(c.ids) for c in found]
 
 
 def _with_rows(
