@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,9 @@ from .encoder import Encoder, encode_checked
 from .errors import InvalidInput, TextTooLongError
 from .matryoshka import FloatArray, normalize
 
-__all__ = ["OnLong", "encode_long"]
+__all__ = ["OnLong", "TextEncoding", "encode_long"]
+
+logger = logging.getLogger(__name__)
 
 OnLong = Literal["truncate", "error", "chunk"]
 """What to do with a text beyond the encoder's context.
@@ -62,6 +65,31 @@ def encode_long(
         if on_long == "chunk":
             return _in_pieces(encoder, texts, list(long), limit, queries, kwargs), len(long)
     return encode_checked(encoder, texts, queries=queries, kwargs=kwargs), len(long)
+
+
+class TextEncoding:
+    """:func:`encode_long` with one setting; it counts the texts beyond the context, and warns of the first."""
+
+    def __init__(self, on_long: OnLong) -> None:
+        if on_long not in get_args(OnLong):
+            raise InvalidInput(f"on_long is {on_long!r}; use {', '.join(map(repr, get_args(OnLong)))}")
+        self._on_long: OnLong = on_long
+        self.long_texts = 0
+
+    def __call__(
+        self, encoder: Encoder, texts: Sequence[str], *, queries: bool, kwargs: Mapping[str, Any] | None = None
+    ) -> FloatArray:
+        """Vectors of N texts, ``(N, D)``."""
+        vectors, long = encode_long(encoder, texts, self._on_long, queries=queries, kwargs=kwargs)
+        if long and not self.long_texts:
+            logger.warning(
+                "a text is longer than the %s tokens of the encoder's context (on_long=%r); further ones are counted "
+                "in retriever.long_texts and not mentioned again",
+                encoder.max_tokens,
+                self._on_long,
+            )
+        self.long_texts += long
+        return vectors
 
 
 def _too_long(encoder: Encoder, texts: Sequence[str], limit: int) -> dict[int, int]:

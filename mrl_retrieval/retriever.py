@@ -1,40 +1,37 @@
 """``MatryoshkaRetriever``: index documents, search short prefixes, rerank with full vectors.
 
 This file is the public face: it puts together an encoder, a backend and the settings. What the stages do is in
-``two_stage.py``, how input is checked in ``indexing.py``, how a collection recognises its encoder in ``identity.py``.
+``two_stage.py``, how input is checked in ``indexing.py`` and written in ``writing.py``, how a collection recognises its
+encoder in ``identity.py``.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
 
 from .backend import Backend, BackendStats
-from .collection import Collection, check_known
-from .documents import Row, RowBatch, SearchResult, check_id, check_query
+from .collection import Collection
+from .documents import Row, SearchResult, check_id, check_query
 from .encoder import Encoder
-from .errors import CollectionNotFound, DimensionError, InvalidInput, MRLError
+from .errors import CollectionNotFound, DimensionError, InvalidInput
 from .filters import Filter, parse_filter
 from .generations import open_current
-from .indexing import InputBatch, input_batches
-from .long_texts import OnLong, encode_long
+from .indexing import input_batches
+from .long_texts import OnLong, TextEncoding
 from .manifest import Manifest
-from .matryoshka import FloatArray, as_vectors, normalize, number_of_axes, prefix
+from .matryoshka import as_vectors, number_of_axes
 from .moving.copying import CopyReport, copy_collection
 from .progress import progress_report
 from .registry import open_backend
-from .retrying import repeated
 from .searching import PreparedSearch, SearchOptions
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
+from .writing import Writer
 
 __all__ = ["CollectionInfo", "MatryoshkaRetriever"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +94,7 @@ class MatryoshkaRetriever:
             top_k_name="final_top_k",
             coarse_dims=coarse_dims,
         )
-        if on_long not in ("truncate", "error", "chunk"):
-            raise InvalidInput(f"on_long is {on_long!r}; use 'truncate', 'error' or 'chunk'")
-        self._on_long: OnLong = on_long
-        self._long_texts = 0
+        self._encode = TextEncoding(on_long)
         if isinstance(backend, Backend):
             if backend_options:
                 raise TypeError("backend_options= belong to an address; this backend is already open")
@@ -124,6 +118,7 @@ class MatryoshkaRetriever:
             if self._backend is not backend:
                 self._backend.close()
             raise
+        self._writer = Writer(self._collection, self._encode)
 
     @classmethod
     def open(cls, address: str | Backend, encoder: Any = None, **settings: Any) -> MatryoshkaRetriever:
@@ -187,21 +182,8 @@ class MatryoshkaRetriever:
             batch_size=check_positive(batch_size, "batch_size"),
             dim=None if vectors is None else self._collection.vector_dim,
         )
-        self._collection.check_current(writing=True)
-        encoder = self._collection.verified_encoder() if vectors is None else None
-        done: list[str] = []
         with progress_report(progress, documents) as report:
-            try:
-                for batch in batches:
-                    self._write(batch, encoder)
-                    done.extend(batch.ids)
-                    report(len(done))
-            except MRLError as error:
-                error.indexed_ids = tuple(dict.fromkeys([*done, *error.indexed_ids]))
-                if error.indexed_ids:
-                    error.add_note(f"{len(error.indexed_ids)} rows are in: see error.indexed_ids")
-                raise
-        return done
+            return self._writer.index(batches, report, encoding=vectors is None)
 
     upsert = index
 
@@ -209,22 +191,7 @@ class MatryoshkaRetriever:
         """Remove rows by id or by filter; unknown ids are no error. Returns how many were there."""
         if (ids is None) == (filter is None):
             raise TypeError("delete takes either ids= or filter=")
-        self._collection.check_current(writing=True)
-        if ids is not None:
-            wanted = _id_list(ids)
-            return self._delete(wanted) if wanted and self.manifest else 0
-        parsed = parse_filter(filter)
-        if parsed is None:
-            raise InvalidInput("an empty filter matches every row; to remove everything, drop the collection")
-        if not self.manifest:
-            return 0
-        doomed = [id for batch in self._backend.scan(parsed, documents=False) for id in batch.ids]
-        return self._delete(doomed) if doomed else 0
-
-    def _delete(self, ids: list[str]) -> int:
-        gone = self._backend.delete(ids)
-        self._collection.check_current(writing=True)
-        return gone
+        return self._writer.delete_matching(parse_filter(filter)) if ids is None else self._writer.delete(_id_list(ids))
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -385,7 +352,7 @@ class MatryoshkaRetriever:
     @property
     def long_texts(self) -> int:
         """How many texts beyond the encoder's context this retriever has met."""
-        return self._long_texts
+        return self._encode.long_texts
 
     def flush(self) -> None:
         """Write caches that make the next opening faster. Rows are durable without it."""
@@ -404,52 +371,6 @@ class MatryoshkaRetriever:
 
     def __repr__(self) -> str:
         return f"MatryoshkaRetriever({str(self._backend.address)!r})"
-
-    def _write(self, batch: InputBatch, encoder: Encoder | None) -> None:
-        """Encode what has no vector yet, cut to ``fine_dims``, hand over."""
-        # Rows of equal content share an id made from it: the last one stands for all.
-        last = {id: i for i, id in enumerate(batch.ids)}
-        kept = list(last.values())
-        if batch.vectors is None:
-            assert encoder is not None
-            texts = [text for i in kept if (text := batch.documents[i]) is not None]
-            vectors = self._encode(encoder, texts, queries=False)
-        else:
-            vectors = normalize(batch.vectors[kept])
-        manifest = self._collection.ensure(check_known(vectors.shape[1] or self._collection.vector_dim))
-        if encoder is not None:
-            self._collection.verified_encoder()  # somebody else may have made the collection while we encoded
-        if not vectors.shape[1]:
-            vectors = np.zeros((len(kept), manifest.dim), dtype=np.float32)
-        if vectors.shape[1] != manifest.dim:
-            raise DimensionError(
-                f"the vectors have {vectors.shape[1]} components, the collection's have {manifest.dim}; use the "
-                "encoder it was made with"
-            )
-        rows = RowBatch(
-            ids=[batch.ids[i] for i in kept],
-            documents=[batch.documents[i] for i in kept],
-            metadatas=[batch.metadatas[i] for i in kept],
-            vectors=prefix(vectors, manifest.fine_dims),
-            has_vector=batch.has_vector[kept],
-        )
-        repeated(partial(self._backend.upsert, rows), f"writing {len(rows)} rows to {self._collection.where}")
-        # Once more: what was written before the collection was frozen is taken along, what came later is not.
-        self._collection.check_current(writing=True)
-
-    def _encode(
-        self, encoder: Encoder, texts: list[str], *, queries: bool, kwargs: Mapping[str, Any] | None = None
-    ) -> FloatArray:
-        vectors, long = encode_long(encoder, texts, self._on_long, queries=queries, kwargs=kwargs)
-        if long and not self._long_texts:
-            logger.warning(
-                "a text is longer than the %s tokens of the encoder's context (on_long=%r); further ones are counted "
-                "in retriever.long_texts and not mentioned again",
-                encoder.max_tokens,
-                self._on_long,
-            )
-        self._long_texts += long
-        return vectors
 
     def _prepare(self, top_k: int | NotGiven, options: SearchOptions) -> PreparedSearch | None:
         prepared = PreparedSearch.prepare(self._made, self.manifest, top_k, **options)
