@@ -9,6 +9,10 @@ from typing import Any, TextIO
 __all__ = ["add_options", "add_progress", "backend_option", "filter_json", "positive", "wants_progress"]
 
 
+_TEXTS = ("api_key", "password", "token", "user")
+"""Options whose values are text even where they look like numbers."""
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     try:
@@ -34,10 +38,12 @@ def filter_json(text: str) -> dict[str, Any]:
 
 
 def backend_option(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE``; a value that is JSON is taken as such, everything else as a string."""
+    """``NAME=VALUE``; a value that is JSON is taken as such, everything else, and every secret, as a string."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as fine_dtype=float32, got {text!r}")
+    if name in _TEXTS and not value.startswith('"'):
+        return name, value
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):

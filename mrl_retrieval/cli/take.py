@@ -36,6 +36,9 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--to", metavar="URI", help="address of the new collection (beside the other, its name with -mrl appended)"
     )
+    parser.add_argument(
+        "--collection", metavar="NAME", help="its name, where an address cannot hold it, such as one with spaces"
+    )
     parser.add_argument("--vector-field", metavar="F", help="the field, column or vector name with the embeddings")
     parser.add_argument("--text-field", metavar="F", help="the field with the text")
     parser.add_argument("--id-field", metavar="F", help="the field with the id (the database's own)")
@@ -62,6 +65,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     report = import_collection(
         arguments.source,
         arguments.to,
+        collection=arguments.collection,
         fields=Fields(
             vector=arguments.vector_field,
             text=arguments.text_field,

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from ..address import Address
+from ..address import DEFAULT_COLLECTION, Address
 from ..backend import Backend
 from ..collection import Collection
 from ..encoder import Encoder, as_encoder, encode_checked
-from ..errors import ConflictError, InvalidInput, ModelMismatchError
+from ..errors import AddressError, ConflictError, InvalidInput, ModelMismatchError
 from ..matryoshka import as_vectors, normalize
 from ..progress import progress_report
 from ..registry import importer, open_backend
@@ -104,6 +104,7 @@ def import_collection(
     source: str,
     target: str | None = None,
     *,
+    collection: str | None = None,
     fields: Fields | None = None,
     encoder: Any = None,
     coarse_dims: int | NotGiven = NOT_GIVEN,
@@ -118,6 +119,7 @@ def import_collection(
     Args:
         source: its address, with ``?collection=`` the name of the collection or table; it is only read.
         target: address of the new collection; None: beside the source, by its name with ``-mrl`` appended.
+        collection: the source's name, where it is none that an address can hold (``"My docs"``).
         fields: which fields are what.
         encoder: what made the vectors, so that the new collection can be searched by text; it is checked on some of
             the documents. None: searches by vector.
@@ -133,8 +135,8 @@ def import_collection(
         ConflictError: the target holds something else.
     """
     size = check_positive(batch_size, "batch_size")
-    address = Address.parse(source)
-    place = address.with_collection(f"{address.collection}-mrl") if target is None else Address.parse(target)
+    address = _source_address(source, collection)
+    place = _beside(address) if target is None else Address.parse(target)
     if place == address:
         raise InvalidInput(f"{source} cannot be imported into itself: give another collection name")
     model = None if encoder is None else as_encoder(encoder)
@@ -150,6 +152,24 @@ def import_collection(
                 taking.take(batch)
                 report(taking.rows)
         return taking.finish()
+
+
+def _source_address(source: str, collection: str | None) -> Address:
+    address = Address.parse(source)
+    if collection is None:
+        return address
+    if address.collection not in (DEFAULT_COLLECTION, collection):
+        raise InvalidInput(f"{source} names a collection, and collection={collection!r} another: leave one of them out")
+    return replace(address, collection=collection)
+
+
+def _beside(address: Address) -> Address:
+    try:
+        return address.with_collection(f"{address.collection}-mrl")
+    except AddressError as error:
+        raise InvalidInput(
+            f"{address.collection!r} with '-mrl' appended is no name for the new collection: give its address as target"
+        ) from error
 
 
 class _Taking:

@@ -83,6 +83,21 @@ def test_beside_the_original(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+def test_a_name_that_no_address_can_hold(tmp_path: Path) -> None:
+    name = "mine & 'yours' é"
+    make(tmp_path, points(lambda i, text: {"text": text}), name=name)
+    place = f"qdrant:{tmp_path}/theirs"
+    with pytest.raises(errors.InvalidInput, match="give its address as target"):
+        import_collection(place, collection=name)
+    with pytest.raises(errors.InvalidInput, match="leave one of them out"):
+        import_collection(f"{place}?collection=docs", f"faiss:{tmp_path}/kb", collection=name)
+    for _ in range(2):
+        report = import_collection(place, f"faiss:{tmp_path}/kb", collection=name, fields=Fields(text="text"))
+        assert (report.rows, report.vectors) == (250, 250)
+    with MatryoshkaRetriever.open(f"faiss:{tmp_path}/kb") as retriever:
+        assert [hit.document for hit in retriever.search_by_vector(VECTORS[3], 1)] == [TEXTS[3]]
+
+
 def test_langchains_layout(tmp_path: Path) -> None:
     ids = [str(uuid.uuid4()) for _ in TEXTS]
     make(tmp_path, points(lambda i, text: {"page_content": text, "metadata": {"i": i, "source": "a"}}, ids=ids), COSINE)
