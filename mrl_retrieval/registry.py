@@ -2,7 +2,7 @@
 
 Groups: ``mrl_retrieval.backends`` (a subclass of :class:`~mrl_retrieval.backend.Backend`),
 ``mrl_retrieval.encoders`` (a callable ``(argument: str, **options) -> Encoder``, where the argument is what stands
-after the colon in ``"name:argument"``) and ``mrl_retrieval.importers`` (see :mod:`mrl_retrieval.moving.importing`).
+after the colon in ``"name:argument"``) and ``mrl_retrieval.importers`` (see :mod:`mrl_retrieval.moving.foreign`).
 Our own come in by the same door as anybody else's.
 """
 
@@ -18,7 +18,7 @@ from .errors import InvalidInput, MRLError, PluginError, UnknownNameError
 if TYPE_CHECKING:
     from .backend import Backend
     from .encoder import Encoder
-    from .moving.importing import ForeignCollection
+    from .moving.foreign import ForeignCollection
 
 BACKENDS = "mrl_retrieval.backends"
 ENCODERS = "mrl_retrieval.encoders"

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from mrl_retrieval.errors import InvalidInput
-from mrl_retrieval.moving.importing import Fields, ForeignBatch
+from mrl_retrieval.moving.foreign import Fields, ForeignBatch
 
 __all__ = ["TEXT_NAMES", "Column", "Roles", "check_ids", "check_options", "listed", "roles_of", "vectors_first"]
 

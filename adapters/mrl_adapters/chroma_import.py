@@ -7,7 +7,7 @@ from typing import Any
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import CollectionNotFound, InvalidInput
-from mrl_retrieval.moving.importing import Fields, ForeignBatch, ForeignCollection
+from mrl_retrieval.moving.foreign import Fields, ForeignBatch, ForeignCollection
 
 from ._chroma_client import Connection
 

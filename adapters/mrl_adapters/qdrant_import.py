@@ -8,7 +8,7 @@ from typing import Any
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import CollectionNotFound, InvalidInput, MissingExtra
-from mrl_retrieval.moving.importing import Fields, ForeignBatch, ForeignCollection
+from mrl_retrieval.moving.foreign import Fields, ForeignBatch, ForeignCollection
 
 try:
     from qdrant_client import QdrantClient, models

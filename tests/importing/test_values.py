@@ -17,7 +17,8 @@ from mrl_retrieval.documents import check_metadata
 from mrl_retrieval.errors import InvalidInput, ModelMismatchError
 from mrl_retrieval.memory import MemoryBackend
 from mrl_retrieval.moving import importing
-from mrl_retrieval.moving.importing import ForeignBatch, ForeignCollection, import_collection, plain_json
+from mrl_retrieval.moving.foreign import ForeignBatch, ForeignCollection, plain_json
+from mrl_retrieval.moving.importing import import_collection
 from mrl_retrieval.registry import open_backend
 
 JSON = st.recursive(
