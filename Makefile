@@ -12,7 +12,7 @@ help:
 	@echo "make test       the test suite on every backend"
 	@echo "make test-full  the slow tests too"
 	@echo "make check      ruff, mypy --strict, import-linter"
-	@echo "make crash      writers killed at random moments, 200 times on the embedded store, 20 on others"
+	@echo "make crash      writers killed at random moments, 200 times on the embedded store, 20 on others; power losses"
 	@echo "make bench      recall, nDCG and speed on real data"
 
 $(BIN)/python:
@@ -49,6 +49,7 @@ format: $(VENV)/.dev
 
 crash: $(VENV)/.dev
 	$(BIN)/python -m tests.crash --rounds 200
+	$(BIN)/python -m tests.power_loss
 	for backend in chroma chroma-server qdrant qdrant-edge pgvector milvus lancedb; do \
 		$(BIN)/python -m tests.crash --rounds 20 --backend $$backend || exit 1; done
 

@@ -8,6 +8,7 @@ pattern, and the reason a pattern too.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,12 +31,16 @@ class Line:
 
 
 def holds(condition: str) -> bool:
-    """Whether a line's condition is so here: ``always``, ``no VARIABLE``, or ``no ../shared``."""
+    """Whether a line's condition is so here: ``always``, ``no VARIABLE``, ``no program NAME``, or ``no ../shared``."""
     what, _, name = condition.partition(" ")
     if condition == "always":
         return True
+    if condition.startswith("no program "):
+        return not shutil.which(condition.removeprefix("no program "))
     if what != "no" or not name:
-        raise ValueError(f"skips.txt: condition {condition!r}, expected 'always', 'no VARIABLE' or 'no ../shared'")
+        raise ValueError(
+            f"skips.txt: condition {condition!r}, expected 'always', 'no VARIABLE', 'no program NAME' or 'no ../shared'"
+        )
     return not SHARED.is_dir() if name == "../shared" else not os.environ.get(name)
 
 

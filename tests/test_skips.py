@@ -36,3 +36,9 @@ def test_a_line_that_cannot_be_read(text: str) -> None:
 def test_lines_are_compared_whole() -> None:
     assert Line("always", "tests/a.py::t", "x").covers("tests/a.py::t", "x")
     assert not Line("always", "tests/a.py::t", "x").covers("tests/a.py::tt", "x")
+
+
+def test_a_program_that_is_not_here() -> None:
+    lines = read("no program mrl-nonsense | tests/a.py::* | no nonsense\nno program git | tests/b.py::* | no git\n")
+    assert differences(lines, [("tests/a.py::t", "no nonsense")], True) == []
+    assert len(differences(lines, [("tests/b.py::t", "no git")], False)) == 1
