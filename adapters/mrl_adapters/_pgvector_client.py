@@ -12,8 +12,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -37,6 +38,9 @@ Row = tuple[Any, ...]
 _GRACE_SECONDS = 5.0
 """The server ends a statement that takes too long; if it cannot even do that, we stop waiting this much later."""
 
+_ONLY_ON_DEMAND = 2**31
+"""psycopg prepares a statement that came so often; None would keep it from preparing any at all."""
+
 _SET = sql.SQL("set_config({name}, {value}, TRUE)")
 
 
@@ -44,8 +48,10 @@ _SET = sql.SQL("set_config({name}, {value}, TRUE)")
 class Statement:
     """One statement and its parameters."""
 
-    text: sql.SQL | sql.Composed
+    text: sql.SQL | sql.Composed | bytes
     parameters: Mapping[str, Any] | None = None
+    prepare: bool = False
+    """It will come again: the server is to parse it once for each connection."""
 
 
 class _Connection(psycopg.Connection[Row]):
@@ -85,8 +91,8 @@ class Connections:
     def __init__(self, address: Address, options: Options) -> None:
         self._address = address
         self._options = options
-        self._parameters = libpq_parameters(address, options)
-        self._errors = Errors(address, options.timeout, lambda: secrets_of(self._parameters))
+        self._parameters = parameters = libpq_parameters(address, options)
+        self._errors = Errors(address, options.timeout, lambda: secrets_of(parameters))
         self._free = threading.BoundedSemaphore(options.pool_size)
         self._pid = os.getpid()
         self._inherited: list[_Connection] = []
@@ -95,25 +101,29 @@ class Connections:
         self._closed = False
         weakref.finalize(self, _close_all, self._idle, os.getpid())
 
-    def ask(self, doing: str, statements: Sequence[Statement], settings: Mapping[str, str]) -> list[list[Row]]:
+    def ask(
+        self, doing: str, statements: Sequence[Statement], settings: Mapping[str, str], *, writing: bool = False
+    ) -> list[list[Row]]:
         """Run statements in one transaction and one round trip: the rows of each.
 
         Args:
             doing: what this is for, as messages put it ("PostgreSQL refused *doing*").
             statements: what to run, in this order.
             settings: server settings for this transaction alone.
+            writing: the transaction is READ COMMITTED, whatever the server's default. Without, it needs no statements
+                of its own: what is sent together in a pipeline is one.
 
         Raises:
             MRLError: see :class:`~mrl_adapters._pgvector_errors.Errors`.
         """
         cursors = []
         with self._connection(doing) as connection:
-            with connection.pipeline(), connection.transaction():
-                connection.execute(self._setting(settings))
-                for statement in statements:
+            with connection.pipeline(), connection.transaction() if writing else nullcontext():
+                setting = self._setting(settings)
+                for statement in (setting, *statements):
                     cursors.append(connection.cursor(binary=True))
-                    cursors[-1].execute(statement.text, statement.parameters)
-            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+                    cursors[-1].execute(statement.text, statement.parameters, prepare=statement.prepare)
+            return [cursor.fetchall() if (r := cursor.pgresult) and r.nfields else [] for cursor in cursors[1:]]
 
     def transact(self, doing: str, work: Callable[[psycopg.Connection[Row]], T]) -> T:
         """Run ``work`` in a transaction."""
@@ -124,15 +134,16 @@ class Connections:
     def transaction(self, doing: str, settings: Mapping[str, str]) -> Iterator[psycopg.Connection[Row]]:
         """A connection in a transaction, with server settings for it alone."""
         with self._connection(doing) as connection, connection.transaction():
-            connection.execute(self._setting(settings))
+            setting = self._setting(settings)
+            connection.execute(setting.text, setting.parameters)
             yield connection
 
-    def _setting(self, settings: Mapping[str, str]) -> sql.Composed:
+    def _setting(self, settings: Mapping[str, str]) -> Statement:
         """The statement that sets what holds for one transaction."""
         milliseconds = max(1, round(self._options.timeout * 1000))
-        all_of_them = {"statement_timeout": str(milliseconds), **settings}
-        calls = [_SET.format(name=name, value=value) for name, value in all_of_them.items()]
-        return sql.SQL("SELECT ") + sql.SQL(", ").join(calls)
+        # One plan for all filters would be a bad one for most: only the parsing is to be saved.
+        values = {"statement_timeout": str(milliseconds), "plan_cache_mode": "force_custom_plan", **settings}
+        return Statement(_set_all(tuple(values)), values, prepare=True)
 
     def _leave_the_parents(self) -> None:
         """In a forked child the idle connections are the parent's: one socket cannot serve two processes."""
@@ -161,7 +172,8 @@ class Connections:
             self._free.release()
 
     def _connect(self) -> _Connection:
-        connection = _Connection.connect("", autocommit=True, prepare_threshold=None, **self._parameters)
+        threshold = _ONLY_ON_DEMAND if self._options.prepare else None
+        connection = _Connection.connect("", autocommit=True, prepare_threshold=threshold, **self._parameters)
         connection.patience = self._options.timeout + _GRACE_SECONDS
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         connection.adapters.register_dumper(Binary, BinaryDumper)
@@ -194,6 +206,12 @@ class Connections:
         with self._lock:
             self._closed = True
             _close_all(self._idle, self._pid)
+
+
+@lru_cache(maxsize=64)
+def _set_all(names: tuple[str, ...]) -> bytes:
+    calls = [_SET.format(name=name, value=sql.Placeholder(name)) for name in names]
+    return (sql.SQL("SELECT ") + sql.SQL(", ").join(calls)).as_bytes(None)
 
 
 def _has_news(connection: _Connection) -> bool:

@@ -18,7 +18,8 @@ _LATER = ("starting up", "shutting down", "recovery mode", "too many clients", "
           "too many connections", "not yet accepting connections", "terminating connection")  # fmt: skip
 
 # These come from libpq on our side, and no waiting mends them.
-_OURS_TO_MEND = ("no password supplied", "does not support SSL", "certificate", "private key", "sslmode")
+_OURS_TO_MEND = ("no password supplied", "does not support SSL", "certificate", "private key", "sslmode", " value: \"",
+                 "invalid integer value", "invalid port number", "definition of service")  # fmt: skip
 
 
 class NoAnswer(Exception):
@@ -72,6 +73,11 @@ class Errors:
                 return CollectionNotFound(
                     f"there is no collection at {self._address}; it was dropped, or index something first ({words})"
                 )
+            case errors.InvalidSqlStatementName() | errors.DuplicatePreparedStatement():
+                return BackendError(
+                    f"{said}; a pooler between us gives each transaction another connection: open with prepare=False, "
+                    "or let it keep prepared statements"
+                )
             case errors.InsufficientPrivilege():
                 return BackendError(f"{said}; have the right granted, or connect as another user=")
             case errors.ReadOnlySqlTransaction():
@@ -93,7 +99,8 @@ class Errors:
                     )
                 if any(each in words for each in _OURS_TO_MEND):
                     return BackendError(
-                        f"no connection to {self._where}: {words}; check password=, sslmode= and the certificates"
+                        f"no connection to {self._where}: {words}; check password=, sslmode=, connection= and the "
+                        "certificates"
                     )
                 return self._unavailable(doing, words)
         return BackendError(said)

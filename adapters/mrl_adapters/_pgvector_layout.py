@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import sql
 
 from mrl_retrieval.errors import ManifestError
+from mrl_retrieval.manifest import Manifest
 
 __all__ = ["Layout", "Settings", "Types"]
 
@@ -39,11 +40,13 @@ class Settings:
     ef_construction: int = 128
     coarse_quantization: str = "none"
     fine_dtype: str = "float32"
+    stored_prefix: bool = False
+    """The prefix has a column of its own. Not in collections made before there was one, which do not say."""
 
     @classmethod
-    def given(cls, options: Mapping[str, Any]) -> Settings:
-        """The defaults, but for what was given."""
-        return cls(**options)
+    def given(cls, options: Mapping[str, Any], manifest: Manifest) -> Settings:
+        """Of a new collection: the defaults, but for what was given."""
+        return cls(stored_prefix=manifest.coarse_dims < manifest.fine_dims, **options)
 
     def dumps(self) -> str:
         """The text that is stored."""
@@ -62,10 +65,16 @@ class Settings:
 class Layout:
     """The table of one collection, and how its vectors lie in it."""
 
-    table: sql.Identifier
+    schema: str
+    name: str
     coarse_dims: int
     fine_dims: int
     settings: Settings
+
+    @property
+    def table(self) -> sql.Identifier:
+        """The table, as statements name it."""
+        return sql.Identifier(self.schema, self.name)
 
     @property
     def half(self) -> bool:
@@ -82,23 +91,42 @@ class Layout:
         """How the graph measures."""
         return sql.SQL(_OPERATOR_CLASS[self.settings.coarse_quantization])
 
-    def prefix(self, dims: int, column: sql.Identifier) -> sql.Composable:
-        """The renormalised prefix of a full vector, in float32."""
+    def prefix(self, dims: int, row: str) -> sql.Composable:
+        """The renormalised prefix, in float32, of the full vector of a row that goes by this name."""
+        return self._cut(dims, sql.Identifier(row, "fine"))
+
+    def coarse(self, row: str) -> sql.Composable:
+        """The prefix of ``coarse_dims``, of a row of the table."""
+        return sql.Identifier(row, "coarse") if self.settings.stored_prefix else self.prefix(self.coarse_dims, row)
+
+    def graph_key(self, row: str) -> sql.Composable:
+        """What the graph is over: a query must say the very same for the graph to be used."""
+        dims, kind, stored = self.coarse_dims, self.settings.coarse_quantization, self.settings.stored_prefix
+        if kind == "none":
+            return self.coarse(row) if stored else sql.SQL("({}::vector({}))").format(self.coarse(row), dims)
+        if kind == "halfvec":
+            return sql.SQL("({}::halfvec({}))").format(self.coarse(row), dims)
+        short = self.coarse(row)
+        if not stored:
+            short = sql.SQL("subvector({}, 1, {})").format(self._full(sql.Identifier(row, "fine")), dims)
+        return sql.SQL("(binary_quantize({})::bit({}))").format(short, dims)
+
+    @property
+    def columns(self) -> sql.Composable:
+        """The columns of vectors, for the making of the table."""
+        fine = sql.SQL("fine {}({})").format(self.fine_type, self.fine_dims)
+        if not self.settings.stored_prefix:
+            return fine
+        return sql.SQL("{fine}, coarse vector({dims}) GENERATED ALWAYS AS ({cut}::vector({dims})) STORED").format(
+            fine=fine, dims=self.coarse_dims, cut=self._cut(self.coarse_dims, sql.Identifier("fine"))
+        )
+
+    def _cut(self, dims: int, column: sql.Identifier) -> sql.Composable:
         full = self._full(column)
         if dims == self.fine_dims:
             # A float32 vector is stored with unit length; rounded to float16 it has it no longer.
             return sql.SQL("l2_normalize({})").format(full) if self.half else full
         return sql.SQL("l2_normalize(subvector({}, 1, {}))").format(full, dims)
-
-    def indexed(self, column: sql.Identifier) -> sql.Composable:
-        """What the graph is over: a query must say the very same for the graph to be used."""
-        dims, kind = self.coarse_dims, self.settings.coarse_quantization
-        if kind == "binary":
-            short = sql.SQL("subvector({}, 1, {})").format(self._full(column), dims)
-            return sql.SQL("(binary_quantize({})::bit({}))").format(short, dims)
-        return sql.SQL("({}::{}({}))").format(
-            self.prefix(dims, column), sql.SQL("halfvec" if kind == "halfvec" else "vector"), dims
-        )
 
     def _full(self, column: sql.Identifier) -> sql.Composable:
         return sql.SQL("{}::vector").format(column) if self.half else column

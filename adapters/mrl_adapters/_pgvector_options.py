@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from psycopg import pq
+
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import AddressError, InvalidInput
 
@@ -31,8 +33,17 @@ _RANGES = {
     "oversampling": (1, 1000),
 }
 _LIBPQ = ("user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
-_SECRET = ("password", "sslpassword", "oauth_client_secret")
+_SECRET = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
 _LONGEST_SCHEMA = 63
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_WHOLE_NUMBERS = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,7 @@ class Options:
     schema: str = "mrl_retrieval"
     timeout: float = 60.0
     pool_size: int = 8
+    prepare: bool = True
     m: int | None = None
     ef_construction: int | None = None
     coarse_quantization: str | None = None
@@ -88,21 +100,58 @@ class Options:
             m, width = parsed.m or 16, parsed.ef_construction or 128
             if width < 2 * m:
                 raise InvalidInput(f"ef_construction={width} with m={m}: PostgreSQL wants at least twice m")
+        if not isinstance(parsed.prepare, bool):
+            raise InvalidInput(f"prepare={parsed.prepare!r}: give True or False")
         timeout = parsed.timeout
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 2_000_000:
             raise InvalidInput(f"timeout={timeout!r}: give seconds as a number above 0")
         schema = parsed.schema
-        if not isinstance(schema, str) or not 0 < len(schema.encode()) <= _LONGEST_SCHEMA or "\0" in schema:
-            raise InvalidInput(f"schema={schema!r}: give a name of 1 to {_LONGEST_SCHEMA} bytes")
+        if not isinstance(schema, str) or not _storable(schema) or not 0 < len(schema.encode()) <= _LONGEST_SCHEMA:
+            raise InvalidInput(f"schema={schema!r}: give a name of 1 to {_LONGEST_SCHEMA} bytes of UTF-8")
+        if "%" in schema:
+            raise InvalidInput(f"schema={schema!r}: psycopg takes a '%' in a statement for a parameter; choose another")
         for name in _LIBPQ:
             value = getattr(parsed, name)
-            if value is not None and not isinstance(value, str):
-                raise InvalidInput(f"{name}= is {type(value).__name__}, expected a string")
+            if value is not None:
+                if not isinstance(value, str):
+                    raise InvalidInput(f"{name}= is {type(value).__name__}, expected a string")
+                _check_keyword(name, value, f"{name}=")
         if not isinstance(parsed.connection, Mapping):
             raise InvalidInput(
                 f"connection= is {type(parsed.connection).__name__}, expected a dict of libpq's keywords"
             )
+        known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+        for name, value in parsed.connection.items():
+            if name not in known:
+                raise InvalidInput(
+                    f"connection= has {name!r}, which is no keyword of libpq's: {', '.join(sorted(known))}"
+                )
+            if value is not None:
+                _check_keyword(name, value, f"connection[{name!r}]")
         return parsed
+
+
+def _check_keyword(name: str, value: Any, where: str) -> None:
+    """Whether libpq can take this. It reads every value as text, and no further than to a U+0000.
+
+    Raises:
+        InvalidInput: it cannot; the message has no value that may be a secret.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise InvalidInput(f"{where} is {type(value).__name__}, expected a string or a whole number")
+    text = str(value)
+    if not _storable(text):
+        raise InvalidInput(f"{where} has a character that PostgreSQL does not take (U+0000, or half of a pair)")
+    if name == "sslmode" and text not in _SSL_MODES:
+        raise InvalidInput(f"{where} {text!r}: use one of {', '.join(map(repr, _SSL_MODES))}")
+    if name in _WHOLE_NUMBERS and not text.strip().lstrip("-").isdecimal():
+        raise InvalidInput(f"{where} {text!r}: give a whole number")
+    if name == "port" and not all(part.strip().isdecimal() or not part for part in text.split(",")):
+        raise InvalidInput(f"{where} {text!r}: give a number")
+
+
+def _storable(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def libpq_parameters(address: Address, options: Options) -> dict[str, Any]:
@@ -110,6 +159,7 @@ def libpq_parameters(address: Address, options: Options) -> dict[str, Any]:
 
     Raises:
         AddressError: the address is neither ``pgvector:`` nor ``pgvector+postgresql://host:port/database``.
+        InvalidInput: it says one thing, and ``connection`` another.
     """
     found: dict[str, Any] = {"application_name": "mrl_retrieval"} | dict(options.connection)
     found["client_encoding"] = "UTF8"
@@ -121,12 +171,15 @@ def libpq_parameters(address: Address, options: Options) -> dict[str, Any]:
         if parts.port:
             found["port"] = parts.port
         database = unquote(parts.path.removeprefix("/"))
-        if "/" in database:
+        if "/" in database or "\0" in database:
             raise AddressError(
-                f"{address}: a database's name has no '/'; write 'pgvector+postgresql://host:5432/database'"
+                f"{address}: a database's name has no '/' and no U+0000; write 'pgvector+postgresql://host:5432/database'"
             )
         if database:
             found["dbname"] = database
+        for name, given in options.connection.items():
+            if name in ("host", "port", "dbname") and given is not None and str(given) != str(found[name]):
+                raise InvalidInput(f"{address} names another {name} than connection[{name!r}] {given!r}: leave one out")
     elif address.path:
         raise AddressError(
             f"{address}: PostgreSQL is a server, {address.path!r} is none; write "

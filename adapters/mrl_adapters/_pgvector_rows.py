@@ -1,9 +1,9 @@
-"""Rows: the statements that write, delete and page through them, and rows from what PostgreSQL gives back."""
+"""Rows: the statements that write, delete, find and page through them, and rows from what PostgreSQL gives back."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,21 +15,31 @@ from mrl_retrieval.filters import Filter
 from mrl_retrieval.matryoshka import FloatArray
 
 from ._pgvector_client import Statement
-from ._pgvector_filters import Parameters, condition
+from ._pgvector_filters import Parameters, condition, out_of_order
 from ._pgvector_layout import Layout, Types
 from ._pgvector_values import as_vector_array, escape, json_text, jsonb_text, key_of, kinds_of, read_vector, unescape
 
 __all__ = [
+    "FINE",
+    "GET",
     "chunks",
+    "count_statement",
     "delete_statement",
+    "hand_out",
+    "out_of_order_statement",
     "page_statement",
     "read_page",
     "read_row",
     "rows_per_read",
+    "select_statement",
     "upsert_statements",
 ]
 
 T = TypeVar("T")
+
+GET = ("id", "document", "metadata_text")
+FINE = ("fine",)
+"""Columns, as :func:`select_statement` takes them."""
 
 _ROWS_PER_STATEMENT = 500
 _BYTES_PER_STATEMENT = 16 * 2**20
@@ -102,6 +112,31 @@ def delete_statement(ids: Sequence[str], layout: Layout) -> Statement:
     return Statement(_DELETE.format(table=layout.table, keys=parameters.keys(ids)), parameters.values)
 
 
+def select_statement(columns: Sequence[str], layout: Layout, filter: Filter | None) -> Statement:
+    """What reads these columns of all rows that match."""
+    parameters = Parameters()
+    named = sql.SQL(", ").join([sql.Identifier("t", name) for name in columns])
+    where = condition(filter, parameters)
+    return Statement(sql.SQL("SELECT {} FROM {} AS t WHERE {}").format(named, layout.table, where), parameters.values)
+
+
+def count_statement(layout: Layout, filter: Filter | None) -> Statement:
+    """What counts the rows that match; its one value is how many."""
+    parameters = Parameters()
+    where = condition(filter, parameters)
+    return Statement(sql.SQL("SELECT count(*) FROM {} AS t WHERE {}").format(layout.table, where), parameters.values)
+
+
+def out_of_order_statement(layout: Layout, filter: Filter | None) -> Statement | None:
+    """What finds a row whose value has no order with an operand of the filter; None where it needs no order."""
+    parameters = Parameters()
+    wrong = out_of_order(filter, parameters)
+    if wrong is None:
+        return None
+    text = sql.SQL("SELECT t.id, t.metadata_text FROM {} AS t WHERE {} LIMIT 1").format(layout.table, wrong)
+    return Statement(text, parameters.values, prepare=True)
+
+
 def page_statement(
     layout: Layout, filter: Filter | None, after: bytes, size: int, *, vectors: bool, documents: bool
 ) -> Statement:
@@ -149,6 +184,20 @@ def read_row(id: str, document: str | None, metadata: str, vector: FloatArray | 
             f"the metadata of row {id!r} is no JSON ({error}): {metadata[:200]!r}; it was changed by hand: index the "
             "row again"
         ) from error
+
+
+def hand_out(found: Mapping[str, Row], ids: Sequence[str]) -> list[Row | None]:
+    """The rows in the order they were asked for. One asked for twice is two: each is the caller's own to change."""
+    handed_out: set[str] = set()
+    rows: list[Row | None] = []
+    for id in ids:
+        row = found.get(id)
+        if row is not None and id in handed_out:
+            vector = None if row.vector is None else row.vector.copy()
+            row = Row(row.id, row.document, json.loads(json_text(row.metadata)), vector)
+        handed_out.add(id)
+        rows.append(row)
+    return rows
 
 
 def rows_per_read(layout: Layout, *, vectors: bool) -> int:

@@ -54,7 +54,7 @@ _MAKE_LIST = sql.SQL(
 
 _MAKE_ROWS = sql.SQL(
     'CREATE TABLE {table} (key bytea PRIMARY KEY, id text COLLATE "C" NOT NULL, document text, '
-    "metadata jsonb NOT NULL, metadata_text text NOT NULL, kinds text[] NOT NULL, fine {type}({dims}))"
+    "metadata jsonb NOT NULL, metadata_text text NOT NULL, kinds text[] NOT NULL, {vectors})"
 )
 
 
@@ -106,7 +106,7 @@ class Tables:
             DimensionError: pgvector does not take so many dims.
             NotACollection: a table of that name is not ours.
         """
-        settings = Settings.given(self._given)
+        settings = Settings.given(self._given, manifest)
         _check_dims(manifest, settings)
         return self._connections.transact("making the collection", lambda c: self._make(c, manifest, settings))
 
@@ -166,13 +166,13 @@ class Tables:
         layout = self._layout(row[0], manifest, settings)
         connection.execute("SELECT set_config('search_path', %s, TRUE)", [types.search_path["search_path"]])
         try:
-            connection.execute(_MAKE_ROWS.format(table=layout.table, type=layout.fine_type, dims=layout.fine_dims))
+            connection.execute(_MAKE_ROWS.format(table=layout.table, vectors=layout.columns))
         except errors.DuplicateTable as error:
             raise self._not_ours(layout.table) from error
         connection.execute(
-            sql.SQL("CREATE INDEX ON {} USING hnsw ({} {}) WITH (m = {}, ef_construction = {})").format(
+            sql.SQL("CREATE INDEX ON {} USING hnsw (({}) {}) WITH (m = {}, ef_construction = {})").format(
                 layout.table,
-                layout.indexed(sql.Identifier("fine")),
+                layout.graph_key(layout.name),
                 layout.operator_class,
                 settings.m,
                 settings.ef_construction,
@@ -213,12 +213,14 @@ class Tables:
         query = sql.SQL("DELETE FROM {} WHERE name = %s RETURNING number").format(self._list)
         row = connection.execute(query, [self._name]).fetchone()
         if row is not None:
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._table(row[0])))
+            table = sql.Identifier(self._schema, self._table(row[0]))
+            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
 
     # -- the rest ------------------------------------------------------------------------------------------
 
-    def _table(self, number: int) -> sql.Identifier:
-        return sql.Identifier(self._schema, f"mrl_rows_{number}")
+    @staticmethod
+    def _table(number: int) -> str:
+        return f"mrl_rows_{number}"
 
     def _layout(self, number: int, manifest: Manifest, settings: Settings) -> Layout:
         made = asdict(settings)
@@ -228,7 +230,7 @@ class Tables:
                     f"{self._address} was made with {name}={made[name]!r}, {value!r} was given: leave the option out, "
                     "or copy the rows into a new collection made with it"
                 )
-        return Layout(self._table(number), manifest.coarse_dims, manifest.fine_dims, settings)
+        return Layout(self._schema, self._table(number), manifest.coarse_dims, manifest.fine_dims, settings)
 
     def _types(self, found: list[tuple[Any, ...]]) -> Types:
         if not found:

@@ -27,7 +27,9 @@ from ._pgvector_values import read_vector
 
 __all__ = ["PgvectorForeign", "open_foreign"]
 
-_OPTIONS = frozenset({"user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "connection", "timeout"})
+_OPTIONS = frozenset(
+    {"user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey", "connection", "timeout", "schema"}
+)
 
 _SETTINGS = {
     "transaction_read_only": "on",
@@ -77,8 +79,8 @@ def open_foreign(address: Address, fields: Fields, **options: Any) -> PgvectorFo
         CollectionNotFound: there is no such table.
         InvalidInput: a column is not there, or which is which is not clear.
     """
-    check_options("pgvector", options, _OPTIONS | {"schema"})
-    connections = Connections(address, Options.parse({name: options[name] for name in options if name in _OPTIONS}))
+    check_options("pgvector", options, _OPTIONS)
+    connections = Connections(address, Options.parse(options))
     try:
         return PgvectorForeign(address, connections, fields, options.get("schema"))
     except BaseException:
