@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.servers import free_port
+from tests.servers import free_port, running
 
 
 @contextlib.contextmanager
@@ -20,31 +17,19 @@ def run_milvus(folder: Path, port: int | None = None) -> Iterator[str]:
     from pymilvus import MilvusClient
     from pymilvus.exceptions import MilvusException
 
-    folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [str(Path(sys.executable).with_name("milvus-lite")), "server", "--data-dir", str(folder / "data")]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    log = folder / "server.log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder)
+
+    def answers() -> bool:
         try:
-            deadline = time.monotonic() + 60
-            while True:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the Milvus Lite server did not start:\n{log.read_text(errors='replace')}")
-                with contextlib.suppress(MilvusException):
-                    MilvusClient(url, timeout=5, dedicated=True).close()
-                    break
-                time.sleep(0.1)
-            yield url
-        finally:
-            server.terminate()
-            try:
-                server.wait(10)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            MilvusClient(url, timeout=5, dedicated=True).close()
+        except MilvusException:
+            return False
+        return True
+
+    command = ["milvus-lite", "server", "--data-dir", str(folder / "data"), "--host", "127.0.0.1", "--port", str(port)]
+    with running("Milvus Lite", command, folder, answers):
+        yield url
 
 
 @pytest.fixture(scope="session")

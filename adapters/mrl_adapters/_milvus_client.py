@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import logging
 import os
-import shutil
-import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,7 @@ _NOT_LOADED = frozenset({101, 106})
 _NOT_FOUND, _TIMED_OUT, _NO_CONNECTION, _RATE_LIMIT = 100, 1, 2, 8
 _UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORTEST_SECRET = 4
 
 _CALLING: contextvars.ContextVar[bool] = contextvars.ContextVar("calling_milvus", default=False)
@@ -86,12 +87,13 @@ class Connection:
         self._lite: bool | None = None
         self._closed = False
         self._lock = threading.RLock()
-        self._temporary: Path | None = None
+        self._abandoned: weakref.finalize[..., Connection] | None = None
         self.folder: Path | None = None
         """Where Milvus Lite keeps the data; None on a server, and in memory before the first write."""
         if not address.url and not address.in_memory:
-            self.folder = Path(os.path.realpath(address.folder))
-            lite.is_lite_folder(self.folder)
+            with self.errors("opening"):
+                self.folder = Path(os.path.realpath(address.folder))
+                lite.is_lite_folder(self.folder)
         key = address.url + "/" + (options.db_name or "") if address.url else str(self.folder or id(self))
         with _PLACES_LOCK:
             self.place = Place() if address.in_memory else _PLACES.setdefault(key, Place())
@@ -103,13 +105,20 @@ class Connection:
             self.client()
         return bool(self._lite)
 
+    @property
+    def without_vector(self) -> dict[str, bool] | None:
+        """:attr:`_milvus_lite.Engine.without_vector`; None on a server, where other processes write too. Connects."""
+        self.client()
+        return None if self._engine is None else self._engine.without_vector
+
     def exists(self) -> bool:
         """Whether there is a place to read from; creates nothing."""
         if self._closed:
             raise self._is_closed()
         if self.address.url or self._client is not None:
             return True
-        return self.folder is not None and lite.is_lite_folder(self.folder)
+        with self.errors("looking for the database"):
+            return self.folder is not None and lite.is_lite_folder(self.folder)
 
     def client(self) -> Any:
         """The pymilvus client; makes the folder where there is none.
@@ -133,10 +142,8 @@ class Connection:
         arguments: dict[str, Any] = {"timeout": self.options.timeout, "dedicated": True}
         uri = self.address.url
         if not uri:
-            if self.folder is None:
-                self._temporary = Path(tempfile.mkdtemp(prefix="mrl-milvus-data-"))
-                self.folder = self._temporary / "data"
             self._engine = lite.join(self.folder, self.options.lock_timeout)
+            self.folder = self._engine.folder
             uri = self._engine.uri
         elif self._secret is not None:
             arguments["token"] = self._secret
@@ -155,6 +162,9 @@ class Connection:
             self._leave()
             raise
         self._client, self._lite = client, version.startswith("milvus_lite")
+        if self._engine is not None:
+            self._abandoned = weakref.finalize(self, lite.abandon, self._engine, client)
+            self._abandoned.atexit = False  # at exit all engines are closed
 
     def call(self, doing: str, method: str, **arguments: Any) -> Any:
         """One call of pymilvus's client, with our timeout and our errors."""
@@ -179,11 +189,11 @@ class Connection:
 
     def _leave(self) -> None:
         engine, self._engine = self._engine, None
+        if self._abandoned is not None:
+            self._abandoned.detach()
         if engine is not None:
             lite.leave(engine)
-        temporary, self._temporary = self._temporary, None
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        if self.address.in_memory:
             self.folder = None
 
     @contextmanager
@@ -210,6 +220,14 @@ class Connection:
             for secret in (self._secret, self.options.password or ""):
                 if len(secret) >= _SHORTEST_SECRET:
                     words = words.replace(secret, "***")
+        if isinstance(error, OSError) and error.errno in _DENIED and not self.address.url:
+            return self._denied(doing, where, words)
+        if isinstance(error, OSError) and error.errno is not None and not self.address.url:
+            return BackendError(f"{doing}: {where}: {words}; check this folder and the space on its disk")
+        if isinstance(error, OSError) and error.filename is not None:
+            return BackendError(f"{doing}: {words}; check the files that tls= names")
+        if not self.address.url and "[Errno 13]" in words:  # of the engine, which runs here
+            return self._denied(doing, where, words)
         lowered = words.lower()
         if code in _REFUSED or "unauthenticated" in lowered or "auth check failure" in lowered:
             return BackendError(
@@ -235,6 +253,13 @@ class Connection:
             )
         kind = NotLoaded if code in _NOT_LOADED else BackendError
         return kind(f"{doing}: Milvus at {where} refused (code {code}): {words}")
+
+    @staticmethod
+    def _denied(doing: str, where: str, words: str) -> BackendError:
+        return BackendError(
+            f"{doing}: permission denied: this process may not read and write {where} ({words}); check the permissions "
+            "of this folder and of what is in it"
+        )
 
 
 def _rpc_error(error: BaseException | None) -> Any | None:

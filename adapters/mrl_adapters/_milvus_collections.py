@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pymilvus import DataType, MilvusClient  # type: ignore[import-untyped]
@@ -55,6 +55,8 @@ class Table:
     index_type: str
     """Of the coarse index."""
     search_params: Mapping[str, Any]
+    manifest: Manifest
+    """As it was last read or written."""
 
 
 class Collections:
@@ -77,22 +79,26 @@ class Collections:
         self._table = None
 
     def read(self) -> Manifest | None:
-        """The stored manifest; None where the collection does not exist. Loads the collection.
+        """The stored manifest; None where the collection does not exist. Loads a collection that was not known yet.
 
         Raises:
             NotACollection: a Milvus collection of this name was not made by this library.
             ManifestError: it is damaged.
             CollectionMismatchError: it was made with another coarse index than the options ask for.
         """
-        self._table = None
-        if not self._connection.exists() or not self._there(self._milvus_name):
+        known, self._table = self._table, None
+        if not self._connection.exists():
             return None
         try:
             described = self._describe()
             manifest = self._manifest_of(described)
-            self._table = self._ready(described)
+            if known is not None and known.manifest.collection_id == manifest.collection_id:
+                # Its indexes were looked at already. Milvus Lite counts all rows to list them.
+                self._table = replace(known, manifest=manifest)
+            else:
+                self._table = self._ready(described, manifest)
         except CollectionNotFound:
-            return None  # dropped just now
+            return None  # never made, or dropped just now
         return manifest
 
     def write(self, manifest: Manifest, expected: Manifest | None) -> None:
@@ -105,6 +111,8 @@ class Collections:
                 self._create(manifest)
             else:
                 self._set({_MANIFEST: manifest.dumps()}, "writing the manifest")
+                if self._table is not None:
+                    self._table = replace(self._table, manifest=manifest)
 
     def _create(self, manifest: Manifest) -> None:
         call = self._connection.call
@@ -130,7 +138,7 @@ class Collections:
         if self._manifest_of(described).checksum != manifest.checksum:
             raise self._conflict()
         try:
-            self._table = self._ready(described)
+            self._table = self._ready(described, manifest)
         except BackendError:
             call("undoing", "drop_collection", collection_name=self._milvus_name)
             raise
@@ -162,7 +170,7 @@ class Collections:
     def _listed_terms(self) -> bool:
         return not self._connection.lite
 
-    def _ready(self, described: Mapping[str, Any]) -> Table:
+    def _ready(self, described: Mapping[str, Any], manifest: Manifest) -> Table:
         """Finish what making it may have left undone, and load it."""
         call, name, options = self._connection.call, self._milvus_name, self._connection.options
         stored = json.loads(described["properties"][_INDEX])
@@ -189,7 +197,7 @@ class Collections:
                 # Nothing is in it yet: there is no building to wait for.
                 call("making an index", "create_index", collection_name=name, index_params=asked_for, sync=False)
         self.load()
-        return Table(name, listed, stored["index_type"], options.search_params)
+        return Table(name, listed, stored["index_type"], options.search_params, manifest)
 
     def load(self) -> None:
         """Have Milvus hold the collection in memory, as it must to be searched."""
@@ -227,6 +235,8 @@ class Collections:
             self._connection.place.unflushed.pop(self._milvus_name, None)
             if not self._connection.exists() or not self._there(self._milvus_name):
                 return
+            if (without_vector := self._connection.without_vector) is not None:
+                without_vector.pop(self._milvus_name, None)
             self._manifest_of(self._describe())
             name = self._milvus_name
             if self._connection.lite:

@@ -8,12 +8,12 @@ process at a time, which a lock file of its own sees to.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,13 +21,15 @@ from typing import Any
 
 from mrl_retrieval.errors import BackendError, LockTimeout, MissingExtra, NotACollection
 
+from ._milvus_temporary import Temporary
+
 try:
     from milvus_lite.adapter.grpc.server import start_server_in_thread  # type: ignore[import-untyped]
     from milvus_lite.exceptions import DataDirLockedError  # type: ignore[import-untyped]
 except ImportError as error:
     raise MissingExtra("the milvus backend", "milvus") from error
 
-__all__ = ["DOOMED", "OURS", "Engine", "is_lite_folder", "join", "leave"]
+__all__ = ["DOOMED", "OURS", "Engine", "abandon", "bytes_in", "is_lite_folder", "join", "leave"]
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +45,33 @@ _COLLECTIONS, _SCHEMA, _LOCK = "collections", "schema.json", "LOCK"
 
 
 class Engine:
-    """One running Milvus Lite."""
+    """One running Milvus Lite.
 
-    def __init__(self, folder: Path, lock_timeout: float) -> None:
-        self.folder = folder
+    Args:
+        folder: where its data are; None: in a temporary folder, which goes with the engine.
+        lock_timeout: seconds to wait for another process that has the folder.
+    """
+
+    def __init__(self, folder: Path | None, lock_timeout: float) -> None:
         self.users = 0
         self.process = os.getpid()
-        self._sockets = Path(tempfile.mkdtemp(prefix="mrl-milvus-"))
+        self.without_vector: dict[str, bool] = {}
+        """Of each collection, whether rows without a vector were ever in it while this process has the folder."""
+        self._temporary = Temporary()
+        self.folder = folder or self._temporary.path / "data"
         try:
             self._server, self._db, self.uri = self._start(lock_timeout)
         except BaseException:
-            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._temporary.remove()
             raise
-        self._sweep()
+        try:
+            self._sweep()
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, lock_timeout: float) -> tuple[Any, Any, str]:
-        path = f"unix:{self._sockets}/s"
+        path = f"unix:{self._temporary.path}/s"
         end = time.monotonic() + lock_timeout
         while True:
             try:
@@ -88,10 +101,12 @@ class Engine:
 
     def close(self) -> None:
         """Write what is in memory and free the folder."""
-        if self.process == os.getpid():
-            self._server.stop(grace=2).wait()
-            self._db.close()
-        shutil.rmtree(self._sockets, ignore_errors=True)
+        try:
+            if self.process == os.getpid():
+                self._server.stop(grace=2).wait()
+                self._db.close()
+        finally:
+            self._temporary.remove()
 
 
 def _drop_written_logs(collection: Path) -> None:
@@ -115,8 +130,9 @@ _ENGINES: dict[Path, Engine] = {}
 _ENGINES_LOCK = threading.RLock()
 
 
-def join(folder: Path, lock_timeout: float) -> Engine:
-    """The engine of a folder, started by the first to ask; the folder is made if need be.
+def join(folder: Path | None, lock_timeout: float) -> Engine:
+    """The engine of a folder, started by the first to ask; the folder is made if need be. None: one in a folder of its
+    own, for nobody else.
 
     Raises:
         LockTimeout: another process has it.
@@ -124,11 +140,13 @@ def join(folder: Path, lock_timeout: float) -> Engine:
         BackendError: it was opened before this process was forked.
     """
     with _ENGINES_LOCK:
-        engine = _ENGINES.get(folder)
+        engine = None if folder is None else _ENGINES.get(folder)
         if engine is None:
-            is_lite_folder(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            engine = _ENGINES[folder] = Engine(folder, lock_timeout)
+            if folder is not None:
+                is_lite_folder(folder)
+                folder.mkdir(parents=True, exist_ok=True)
+            engine = Engine(folder, lock_timeout)
+            _ENGINES[engine.folder] = engine
         elif engine.process != os.getpid():
             raise BackendError(
                 f"{folder} was opened before this process was forked; open it in one process only, or run a server "
@@ -145,6 +163,24 @@ def leave(engine: Engine) -> None:
         if engine.users <= 0 and _ENGINES.get(engine.folder) is engine:
             del _ENGINES[engine.folder]
             engine.close()
+
+
+def abandon(engine: Engine, client: Any) -> None:
+    """Let go of an engine, and of a client of it, that nobody closed and nobody can reach any more.
+
+    Done in a thread: this may be called wherever garbage is collected, in a thread of the engine too, which then would
+    wait for itself.
+    """
+
+    def let_go() -> None:
+        try:
+            client.close()
+        finally:
+            leave(engine)
+
+    if engine.process == os.getpid():
+        with contextlib.suppress(RuntimeError):  # no new threads once the interpreter ends: then _close_all sees to it
+            threading.Thread(target=let_go, name="mrl-milvus-abandon", daemon=True).start()
 
 
 def is_lite_folder(folder: Path) -> bool:
@@ -169,8 +205,22 @@ def is_lite_folder(folder: Path) -> bool:
     )
 
 
+def bytes_in(folder: Path) -> int:
+    """What the files of a folder take; those that are removed meanwhile, nothing."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(path) / name).stat().st_size
+    return total
+
+
 @atexit.register
 def _close_all() -> None:
     with _ENGINES_LOCK:
         while _ENGINES:
-            _ENGINES.popitem()[1].close()
+            folder, engine = _ENGINES.popitem()
+            try:
+                engine.close()
+            except Exception:
+                log.warning("closing %s failed", folder, exc_info=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,13 @@ QUANTIZATION = frozenset({"sq8"})
 _IN_LITE = ("AUTOINDEX", "BRUTE_FORCE", "FLAT", "HNSW", "HNSW_SQ", "IVF_FLAT", "IVF_SQ8")
 _QUANTIZED = {"HNSW": "HNSW_SQ", "HNSW_SQ": "HNSW_SQ", "IVF_FLAT": "IVF_SQ8", "IVF_SQ8": "IVF_SQ8"}
 _SERVER_ONLY = ("token", "user", "password", "db_name", "num_shards", "replica_number", "tls")
+_EXAMPLES = {"index_type": ", the name of a Milvus index such as 'HNSW'"}
+_WHOLE = ("M", "efConstruction", "ef", "nlist", "nprobe", "m", "nbits")
+_TLS = {
+    "ca_pem_path": str, "client_pem_path": str, "client_key_path": str, "server_pem_path": str, "server_name": str,
+    "secure": bool,
+}  # fmt: skip
+_LONGEST_TIMEOUT = 1e9
 _TOKEN_VARIABLE = "MILVUS_TOKEN"  # noqa: S105  (a name, not a token)
 
 
@@ -54,27 +62,39 @@ class Options:
         if not address.url and (alien := [name for name in _SERVER_ONLY if given.get(name)]):
             raise InvalidInput(f"{alien[0]}= is for a Milvus server, and {address} is none; leave it out")
         options = cls(**{name: value for name, value in given.items() if value is not None})
-        for name in ("index_params", "search_params", "tls"):
-            if not isinstance(getattr(options, name), Mapping):
-                raise InvalidInput(f"{name}={getattr(options, name)!r}: give a dict such as {{'M': 16}}")
-        for name in ("num_shards", "replica_number"):
-            value = getattr(options, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise InvalidInput(f"{name}={value!r}: give a whole number of at least 1")
-        for name, least in (("timeout", 0.001), ("lock_timeout", 0.0)):
-            value = getattr(options, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
-                raise InvalidInput(f"{name}={value!r}: give seconds as a number")
+        options._check_texts()
+        options._check_numbers()
+        for name in ("index_params", "search_params"):
+            _check_params(name, getattr(options, name))
+        _check_tls(options.tls)
         if options.coarse_quantization not in (None, *QUANTIZATION):
             raise InvalidInput(
                 f"coarse_quantization={options.coarse_quantization!r}: use {', '.join(sorted(QUANTIZATION))} or None"
             )
-        if options.index_type is not None and not isinstance(options.index_type, str):
-            raise InvalidInput(f"index_type={options.index_type!r}: give the name of a Milvus index, such as 'HNSW'")
         if options.user is not None and options.password is None:
             raise InvalidInput(f"user={options.user!r} was given without password=")
+        if options.password is not None and options.user is None:
+            raise InvalidInput("password= was given without user=")
         options.coarse_index(lite=not address.url)
         return options
+
+    def _check_texts(self) -> None:
+        for name in ("index_type", "token", "user", "password", "db_name"):
+            value = getattr(self, name)
+            if value is None or isinstance(value, str):
+                continue
+            # The type alone: the value may be a secret.
+            raise InvalidInput(f"{name}= is of type {type(value).__name__}: give a string{_EXAMPLES.get(name, '')}")
+
+    def _check_numbers(self) -> None:
+        for name in ("num_shards", "replica_number"):
+            value = getattr(self, name)
+            if value is not None and not _is_whole(value):
+                raise InvalidInput(f"{name}={value!r}: give a whole number of at least 1")
+        for name, least, most in (("timeout", 0.001, _LONGEST_TIMEOUT), ("lock_timeout", 0.0, math.inf)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+                raise InvalidInput(f"{name}={value!r}: give seconds as a number, at least {least:g}, at most {most:g}")
 
     def coarse_index(self, *, lite: bool) -> tuple[str, dict[str, Any]]:
         """Type and parameters of the index over the prefixes: exact in Milvus Lite, a graph on a server, if not given.
@@ -111,3 +131,29 @@ class Options:
         if self.user is not None:
             return f"{self.user}:{self.password}"
         return os.environ.get(_TOKEN_VARIABLE) or None
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _check_params(name: str, params: Any) -> None:
+    """Raise for what neither JSON nor Milvus could take."""
+    if not isinstance(params, Mapping):
+        raise InvalidInput(f"{name}={params!r}: give a dict such as {{'M': 16}}")
+    for key, value in params.items():
+        if not isinstance(key, str) or not isinstance(value, (str, int, float)):
+            raise InvalidInput(f"{name}={{{key!r}: {value!r}}}: give names with numbers or strings")
+        if key in _WHOLE and not _is_whole(value):
+            raise InvalidInput(f"{name}={{{key!r}: {value!r}}}: give a whole number of at least 1")
+
+
+def _check_tls(tls: Any) -> None:
+    if not isinstance(tls, Mapping):
+        raise InvalidInput(f"tls={tls!r}: give a dict such as {{'ca_pem_path': 'ca.pem'}}")
+    for key, value in tls.items():
+        kind = _TLS.get(key)
+        if kind is None:
+            raise InvalidInput(f"tls={{{key!r}: …}}: known are {', '.join(_TLS)}")
+        if not isinstance(value, kind):
+            raise InvalidInput(f"tls={{{key!r}: {value!r}}}: give a {kind.__name__}")

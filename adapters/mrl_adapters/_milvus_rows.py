@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mrl_retrieval.documents import Row, RowBatch
+from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.matryoshka import FloatArray, prefix
 
@@ -45,33 +45,45 @@ def is_hashed(key: str) -> bool:
     return key.startswith(_HASHED)
 
 
-def encode(row: Row, coarse_dims: int, fine_dims: int, listed_terms: bool) -> tuple[dict[str, Any], bool]:
-    """The entity of a row, and whether all its terms are in it."""
-    key = key_of(row.id)
-    told = [row.id if is_hashed(key) else None, row.document is not None, row.metadata]
-    metadata = json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    terms = filters.hashed_terms(row.metadata)
-    fits = len(terms) <= filters.MOST_TERMS
-    if not fits:
-        terms = []
-    full = np.zeros((1, fine_dims), dtype=np.float32) if row.vector is None else row.vector[None, :]
-    return {
-        PK: key,
-        HAS_VECTOR: row.vector is not None,
-        COARSE: _at_least_two(prefix(full, coarse_dims)[0]),
-        FULL: _at_least_two(full[0]),
-        TERMS: terms if listed_terms else "".join(f".{term}" for term in terms),
-        METADATA: list(_cut(metadata)),
-        DOCUMENT: list(_cut(row.document or "")),
-        **(filters.hashed_numbers(row.metadata) if fits else {}),
-    }, fits
+def encode(
+    batch: RowBatch, coarse_dims: int, fine_dims: int, listed_terms: bool
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The entity of each row, and whether all its terms are in it."""
+    has_vector = batch.has_vector if batch.vectors is not None else np.zeros(len(batch), dtype=np.bool_)
+    fulls = np.zeros((len(batch), fine_dims), dtype=np.float32)
+    if batch.vectors is not None:
+        fulls[has_vector] = batch.vectors[has_vector]
+    coarses, fulls = _at_least_two(prefix(fulls, coarse_dims)), _at_least_two(fulls)
+    for i, (id, document, metadata) in enumerate(zip(batch.ids, batch.documents, batch.metadatas, strict=True)):
+        key = key_of(id)
+        told = [id if is_hashed(key) else None, document is not None, metadata]
+        text = json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        terms = filters.hashed_terms(metadata)
+        fits = len(terms) <= filters.MOST_TERMS
+        if not fits:
+            terms = []
+        yield (
+            {
+                PK: key,
+                HAS_VECTOR: bool(has_vector[i]),
+                COARSE: coarses[i],
+                FULL: fulls[i],
+                TERMS: terms if listed_terms else "".join(f".{term}" for term in terms),
+                METADATA: list(_cut(text)),
+                DOCUMENT: list(_cut(document or "")),
+                **(filters.hashed_numbers(metadata) if fits else {}),
+            },
+            fits,
+        )
 
 
 def entity_size(entity: Mapping[str, Any]) -> int:
     """About how many bytes an entity takes in a message."""
     vectors = 4 * (len(entity[COARSE]) + len(entity[FULL]))
-    texts = sum(4 * len(text) for field in (TERMS, METADATA, DOCUMENT) for text in entity[field])
-    return vectors + texts + 100 * len(entity)
+    terms = entity[TERMS]
+    letters = len(terms) if isinstance(terms, str) else filters.LONGEST_TERM * len(terms)
+    texts = sum(4 * len(text) for field in (METADATA, DOCUMENT) for text in entity[field])
+    return vectors + letters + texts + 100 * len(entity)
 
 
 def id_of(entity: Mapping[str, Any]) -> str:
@@ -128,6 +140,6 @@ def _told(entity: Mapping[str, Any]) -> tuple[str | None, bool, dict[str, Any]]:
     return id, bool(there), metadata
 
 
-def _at_least_two(vector: FloatArray) -> FloatArray:
+def _at_least_two(vectors: FloatArray) -> FloatArray:
     """Milvus wants at least two components; a zero changes no inner product."""
-    return vector if len(vector) > 1 else np.append(vector, np.float32(0)).astype(np.float32)
+    return vectors if vectors.shape[1] > 1 else np.pad(vectors, ((0, 0), (0, 1)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from milvus_lite.server_manager import server_manager_instance  # type: ignore[import-untyped]
 from pymilvus import MilvusClient  # type: ignore[import-untyped]
 
 from benchmarks.comparison.side import Batch, Equal, Setting, Side
@@ -17,6 +18,10 @@ NAME = "plain"
 
 class Milvus(Side):
     note = "Milvus Lite, one vector field, AUTOINDEX (HNSW of FAISS)"
+
+    @property
+    def _path(self) -> str:
+        return str(self.place.folder / "plain.db")
 
     def create(self) -> None:
         self.open()
@@ -35,7 +40,7 @@ class Milvus(Side):
         self._client.flush(NAME)  # rows that are in memory only are searched many times more slowly
 
     def open(self) -> None:
-        self._client = MilvusClient(str(self.place.folder / "plain.db"))
+        self._client = MilvusClient(self._path)
         if self._client.has_collection(NAME):
             self._client.load_collection(NAME)
 
@@ -55,3 +60,5 @@ class Milvus(Side):
 
     def close(self) -> None:
         self._client.close()
+        # Its graph is built in the background: only the end of the server waits for that, and loading ends with it.
+        server_manager_instance.release_server(self._path)

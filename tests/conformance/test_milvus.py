@@ -16,7 +16,7 @@ from tests.places import drop_all
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import milvus
+from mrl_adapters import _milvus_entities
 from mrl_adapters._milvus_collections import Collections
 
 MILVUS_URL = os.environ.get("MRL_MILVUS_URL")
@@ -36,7 +36,7 @@ class TestMilvusGraph(TestMilvusFolder):
 
     @pytest.fixture(autouse=True)
     def _on_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(milvus, "_FLUSH_AT", 1)
+        monkeypatch.setattr(_milvus_entities, "_FLUSH_AT", 1)
 
 
 @pytest.mark.slow
