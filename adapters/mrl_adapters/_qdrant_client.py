@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _DEFAULT_TIMEOUT = 30
+_GRPC_PORT = 6334
 _POLL_SECONDS = 0.05
 
 
@@ -70,7 +71,7 @@ class Connection:
     def __init__(self, address: Address, options: ServerOptions) -> None:
         self.address = address
         self._options = options
-        self._api_key = (options.api_key or os.environ.get(API_KEY_VARIABLE)) if address.url else None
+        self._api_key = _api_key(options.api_key) if address.url else None
         self._timeout = options.timeout or _DEFAULT_TIMEOUT
         self._failures = Failures(address, self._timeout, options.lock_timeout, self._api_key)
         self._closed = False
@@ -143,7 +144,7 @@ class Connection:
                         url=self.address.url,
                         api_key=self._api_key,
                         prefer_grpc=self._options.prefer_grpc,
-                        grpc_port=self._options.grpc_port,
+                        grpc_port=self._options.grpc_port or _GRPC_PORT,
                         timeout=self._timeout,
                         # It would ask for the version in a thread of its own, and warn where it gets no answer.
                         check_compatibility=False,
@@ -222,6 +223,15 @@ class Connection:
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"{self.address} was closed; open it again")
+
+
+def _api_key(given: str | None) -> str | None:
+    """The key that goes with each request, if any; what cannot be sent is refused here, where nothing shows it."""
+    key = given or os.environ.get(API_KEY_VARIABLE) or None
+    if key is not None and not (key.isascii() and key.isprintable() and key == key.strip()):
+        where = "api_key=" if given else API_KEY_VARIABLE
+        raise InvalidInput(f"{where} has a character in it that no header can hold; is there a line break at its end?")
+    return key
 
 
 def is_qdrant_folder(path: Path) -> bool:

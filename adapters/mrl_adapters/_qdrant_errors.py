@@ -27,7 +27,7 @@ from mrl_retrieval.errors import (
     MRLError,
 )
 
-__all__ = ["API_KEY_VARIABLE", "Failures"]
+__all__ = ["API_KEY_VARIABLE", "Failures", "forbids_exact"]
 
 API_KEY_VARIABLE = "MRL_QDRANT_API_KEY"
 
@@ -39,13 +39,14 @@ _HTTP_STATUS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
 }
 
+_NO_EXACT = "search_allow_exact"
 # What a strict-mode refusal says, the setting behind it, and what a user of this library can do.
 _STRICT_MODE = (
     ('"limit"', "max_query_limit", "ask with smaller coarse_top_k and top_k"),
     ('"hnsw_ef"', "search_max_hnsw_ef", "pass a smaller hnsw_ef="),
     ('"oversampling"', "search_max_oversampling", "pass a smaller oversampling="),
     ('"search batch size"', "search_max_batchsize", "search with fewer queries in one call"),
-    ("Exact search", "search_allow_exact", "search without exact=True"),
+    ("Exact search", _NO_EXACT, "search without exact=True"),
     ("Index required", "unindexed_filtering_retrieve", "name the field in index_fields= and call repair()"),
     ("ondition limit", "filter_max_conditions", "use a filter of fewer conditions"),
     ("ondition size", "condition_max_size", "use a filter that lists fewer values, or is pushed down"),
@@ -143,6 +144,11 @@ class Failures:
             f"{self.lock_timeout} s. Qdrant's local mode gives a folder to one process at a time, readers "
             "included: close the other one, wait longer, or run a Qdrant server and use qdrant+http://host:6333"
         )
+
+
+def forbids_exact(error: BackendError) -> bool:
+    """Whether an error of :class:`Failures` is strict mode's refusal of ``exact``."""
+    return f"This is {_NO_EXACT} " in str(error)
 
 
 def _strict_mode(words: str) -> str:

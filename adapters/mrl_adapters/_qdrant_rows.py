@@ -50,8 +50,8 @@ class QdrantRows(Backend):
         """Points by Qdrant's ids; those that are not there are left out."""
 
     @abstractmethod
-    def _count(self, condition: JSON | None) -> int:
-        """How many points match, exactly."""
+    def _count(self, condition: JSON | None, *, exact: bool = True) -> int:
+        """How many points match."""
 
     @abstractmethod
     def _page(

@@ -6,11 +6,13 @@ What the ``qdrant`` and ``qdrant-edge`` backends share, on top of :mod:`._qdrant
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from mrl_retrieval.errors import BackendError
 from mrl_retrieval.filters import Filter, IdIn
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.scoring import cosine_scores, rank, top_k
@@ -26,6 +28,8 @@ from ._qdrant_rows import QdrantRows
 
 __all__ = ["QdrantSearch"]
 
+log = logging.getLogger(__name__)
+
 _QUERIES_PER_REQUEST = 100
 _NARROWEST_SEARCH = 400
 _ALL_FROM = 1000
@@ -39,9 +43,11 @@ class QdrantSearch(QdrantRows):
     _quantization = "none"
     """How the collection's coarse vectors are quantised."""
     _exhaustive = False
-    """Whether every search looks at every point, and goes through the ids of a filter one by one."""
+    """Whether every search looks at every point; a list of ids is then better read, and scored here."""
+    _no_exact = False
+    """Whether this collection refuses what is said to be exact."""
     _longest_list = 100_000
-    """Of ids in one filter."""
+    """Of ids in one request."""
 
     def search(self, request: SearchRequest) -> list[Ranking]:
         """See the base class. One request for all stages and the rows, unless a stage's dims have no vector of their
@@ -50,10 +56,13 @@ class QdrantSearch(QdrantRows):
         if request.explain or names is None:
             return super().search(request)
         request = replace(request, filter=self.resolve_filter(request.filter))
-        if self._too_long_a_list(request):
+        if self._apart(request.filter):
             return super().search(request) if request.exact else drive(two_stage(request), self.perform)
         condition = filters.compile_filter(request.filter)
-        queries = [prefix(request.vectors, stage.dims) for stage in request.stages]
+        queries = [
+            request.vectors if stage is request.stages[-1] else prefix(request.vectors, stage.dims)
+            for stage in request.stages
+        ]
 
         def one(i: int, exact: bool) -> JSON:
             """One query's whole funnel; its innermost prefetch is the coarse stage, and there the filter applies."""
@@ -72,11 +81,9 @@ class QdrantSearch(QdrantRows):
         names = [by_dims.get(stage.dims, "") for stage in stages[:-1]]
         return [*names, FULL] if all(names) else None
 
-    def _too_long_a_list(self, request: SearchRequest) -> bool:
-        """Whether a list of ids, the allowed ones or the candidates, is more than one request should hold."""
-        allowed = len(request.filter.ids) if isinstance(request.filter, IdIn) else 0
-        candidates = max((stage.limit for stage in request.stages[:-1]), default=0)
-        return max(allowed, candidates if self._exhaustive else 0) > self._longest_list
+    def _apart(self, filter: Filter | None) -> bool:
+        """Whether the ids of a filter are too many for one request, or better not asked for by a filter at all."""
+        return isinstance(filter, IdIn) and (self._exhaustive or len(filter.ids) > self._longest_list)
 
     def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         """See the base class."""
@@ -87,7 +94,7 @@ class QdrantSearch(QdrantRows):
         return self._nearest(FULL, vectors, limit, filter)
 
     def _nearest(self, name: str, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        if isinstance(filter, IdIn) and len(filter.ids) > self._longest_list:
+        if isinstance(filter, IdIn) and self._apart(filter):
             return self._nearest_among(name, vectors, limit, filter)
         condition = filters.compile_filter(filter)
 
@@ -102,7 +109,7 @@ class QdrantSearch(QdrantRows):
         return answers
 
     def _nearest_among(self, name: str, vectors: FloatArray, limit: int, allowed: IdIn) -> list[Candidates]:
-        """The same among more ids than one filter should list."""
+        """The same among ids that are asked for apart."""
         best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in vectors]
         for ids in parts(sorted(allowed.ids), self._longest_list):
             if self._exhaustive:
@@ -140,10 +147,8 @@ class QdrantSearch(QdrantRows):
 
         Where the first stage is to keep all points there are (``widest``), a graph could only lose some.
         """
-        everything = (
-            widest >= _ALL_FROM and not self._exhaustive and widest >= self._count({"must": [points.WITH_VECTOR]})
-        )
-        answers = self._send([one(i, everything) for i in range(queries)], condition)
+        everything = not self._no_exact and self._are_all(widest)
+        answers = self._send_freely(one, range(queries), condition, everything)
         short = [i for i, found in enumerate(answers) if len(found) < limit]
         if self._exhaustive or condition is None or not short:
             return answers
@@ -153,6 +158,34 @@ class QdrantSearch(QdrantRows):
         for i, found in zip(short, self._send([one(i, True) for i in short], condition), strict=True):
             answers[i] = found
         return answers
+
+    def _are_all(self, limit: int) -> bool:
+        """Whether so many candidates are all points there are, and a graph would be gone over to find them."""
+        if limit < _ALL_FROM or self._exhaustive:
+            return False
+        roughly = self._count({"must": [points.WITH_VECTOR]}, exact=False)  # where counting all would take longer
+        return roughly <= 2 * limit and self._count({"must": [points.WITH_VECTOR]}) <= limit
+
+    def _send_freely(
+        self, one: Callable[[int, bool], JSON], wanted: Iterable[int], condition: JSON | None, exact: bool
+    ) -> list[Sequence[ScoredPoint]]:
+        """Ask; without what is said to be exact of our own accord, where the collection refuses that."""
+        requests = [one(i, exact) for i in wanted]
+        try:
+            return self._send(requests, condition)
+        except BackendError as error:
+            if self._no_exact or not self._refuses_exact(error):
+                raise
+            self._no_exact = True
+            instead = [one(i, False) for i in wanted]
+            if instead == requests:  # it is what was asked for
+                raise
+            log.info("%s refuses exact searches, so the graph is gone over for all candidates", self.address)
+            return self._send(instead, condition)
+
+    def _refuses_exact(self, error: BackendError) -> bool:
+        """Whether an error says that the collection allows nothing that is said to be exact."""
+        return False
 
     def _send(self, requests: list[JSON], condition: JSON | None) -> list[Sequence[ScoredPoint]]:
         answers: list[Sequence[ScoredPoint]] = []

@@ -23,8 +23,10 @@ except ImportError as error:
     raise MissingExtra("the qdrant backend", "qdrant") from error
 
 from . import _qdrant_filters as filters
+from . import _qdrant_local as local
 from . import _qdrant_points as points
 from ._qdrant_client import Connection
+from ._qdrant_errors import forbids_exact
 from ._qdrant_filters import JSON
 from ._qdrant_layout import QUANTIZATIONS, payload_indexes, vectors_config
 from ._qdrant_options import ServerOptions
@@ -38,8 +40,8 @@ T = TypeVar("T")
 MANIFEST = "mrl_retrieval"
 """Key of the manifest's text in the metadata of a Qdrant collection."""
 
-_IDS_IN_LOCAL_FILTER = 1_000
-"""Local mode goes through the whole list of a filter's ids once for each point."""
+_IDS_AT_ONCE = 1_000
+"""Of allowed ids, in local mode, whose vectors are read at a time."""
 
 
 class QdrantBackend(QdrantSearch):
@@ -52,18 +54,18 @@ class QdrantBackend(QdrantSearch):
         self._settings: ServerOptions = options
         self._connection = Connection(address, options)
         self._name = address.collection
-        local = self._connection.local
-        if local:
-            self._exhaustive, self._longest_list = True, _IDS_IN_LOCAL_FILTER
+        in_process = self._connection.local
+        if in_process:
+            self._exhaustive, self._longest_list = True, _IDS_AT_ONCE
         self.capabilities = Capabilities(
             persistent=not address.in_memory,
-            concurrent_writers=not local,
+            concurrent_writers=not in_process,
             server_side_rerank=True,
             server_side_funnel=True,
             filter_operators=filters.OPERATORS_PUSHED,
             exact_search=True,
-            approximate_coarse=not local,
-            quantization=frozenset() if local else _quantizations(),
+            approximate_coarse=not in_process,
+            quantization=frozenset() if in_process else _quantizations(),
         )
 
     @classmethod
@@ -202,9 +204,9 @@ class QdrantBackend(QdrantSearch):
             "reading rows", lambda c: c.retrieve(self._name, list(ids), with_payload=payload, with_vectors=vectors)
         )
 
-    def _count(self, condition: JSON | None) -> int:
+    def _count(self, condition: JSON | None, *, exact: bool = True) -> int:
         wanted = _filter(condition)
-        return self._run("counting", lambda c: c.count(self._name, count_filter=wanted, exact=True)).count
+        return self._run("counting", lambda c: c.count(self._name, count_filter=wanted, exact=exact)).count
 
     def _page(
         self, condition: JSON | None, size: int, offset: Any, payload: list[str], vectors: bool | list[str]
@@ -221,9 +223,14 @@ class QdrantBackend(QdrantSearch):
         return self._run("scanning", scroll)
 
     def _query_batch(self, requests: list[JSON]) -> list[Sequence[ScoredPoint]]:
+        if self._connection.local:
+            return self._run("searching", lambda c: [local.query(c, self._name, request) for request in requests])
         wanted = [models.QueryRequest.model_validate(request) for request in requests]
         found = self._run("searching", lambda c: c.query_batch_points(self._name, requests=wanted))
         return [answer.points for answer in found]
+
+    def _refuses_exact(self, error: BackendError) -> bool:
+        return forbids_exact(error)
 
     # -- the rest ------------------------------------------------------------------------------------------
 

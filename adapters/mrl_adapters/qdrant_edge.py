@@ -168,8 +168,8 @@ class QdrantEdgeBackend(QdrantSearch):
             "reading rows", lambda shard: shard.retrieve(wanted, with_payload=payload, with_vector=vectors)
         )
 
-    def _count(self, condition: JSON | None) -> int:
-        request = edge.CountRequest(exact=True, filter=types.filter_of(condition))
+    def _count(self, condition: JSON | None, *, exact: bool = True) -> int:
+        request = edge.CountRequest(exact=exact, filter=types.filter_of(condition))
         return self._run("counting", lambda shard: shard.count(request))
 
     def _page(
