@@ -1,10 +1,4 @@
-"""How the Chroma adapter reaches Chroma: in memory, in a folder, on a server; and what its errors mean.
-
-Chroma keeps one *system* per folder in a process, shared by its clients. Two systems on one folder do not see each
-other's vectors, so a folder is always opened under its real path, and a system that somebody else in this process
-has opened on it is joined, not doubled. In-memory clients of a process would share one system; each of ours gets
-its own.
-"""
+"""How the Chroma adapter reaches Chroma: in memory, in a folder, on a server; and what its errors mean."""
 
 from __future__ import annotations
 
@@ -13,7 +7,7 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +15,6 @@ from urllib.parse import quote
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import (
-    AddressError,
     BackendError,
     BackendUnavailable,
     CollectionNotFound,
@@ -29,14 +22,15 @@ from mrl_retrieval.errors import (
     MRLError,
     NotACollection,
 )
+from mrl_retrieval.storage import forks
+
+from . import _chroma_systems as systems
+from ._chroma_options import Access
 
 try:
     import chromadb
     import httpx
-    from chromadb.api import ServerAPI
-    from chromadb.api.models.Collection import Collection
-    from chromadb.api.shared_system_client import SharedSystemClient
-    from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings, System
+    from chromadb.config import DEFAULT_DATABASE, DEFAULT_TENANT, Settings
     from chromadb.errors import AuthorizationError, ChromaAuthError, NotFoundError
 except ImportError as error:
     raise MissingExtra("the chroma backend", "chroma") from error
@@ -45,8 +39,6 @@ __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
-# Chroma creates and counts its shared systems without a lock of its own around both.
-_SYSTEMS = threading.RLock()
 _SHORTEST_SECRET = 4
 _NOT_ALLOWED = re.compile(
     "permission denied|readonly database|read-only file system|unable to open database file", re.I
@@ -54,71 +46,20 @@ _NOT_ALLOWED = re.compile(
 _DEFAULT_PORT = {"http": 8000, "https": 443}
 
 
-class _MemoryClient:
-    """The few methods of a Chroma client that are needed, on a system that nobody shares."""
-
-    def __init__(self) -> None:
-        self._system = System(
-            Settings(
-                chroma_api_impl="chromadb.api.rust.RustBindingsAPI",
-                is_persistent=False,
-                persist_directory="",
-                anonymized_telemetry=False,
-            )
-        )
-        self._api = self._system.instance(ServerAPI)  # type: ignore[type-abstract]  # Chroma resolves it to the implementation
-        self._system.start()
-
-    def create_collection(self, name: str, **options: Any) -> Collection:
-        options.pop("embedding_function")
-        return self._wrap(self._api.create_collection(name, **options))
-
-    def get_collection(self, name: str, **_: Any) -> Collection:
-        return self._wrap(self._api.get_collection(name))
-
-    def list_collections(self) -> list[Collection]:
-        return [self._wrap(model) for model in self._api.list_collections()]
-
-    def delete_collection(self, name: str) -> None:
-        self._api.delete_collection(name)
-
-    def get_max_batch_size(self) -> int:
-        return self._api.get_max_batch_size()
-
-    def close(self) -> None:
-        self._system.stop()
-
-    def _wrap(self, model: Any) -> Collection:
-        return Collection(client=self._api, model=model, embedding_function=None)
-
-
 class Connection:
     """One place: opened by the first use, closed once."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        tenant: str | None = None,
-        database: str | None = None,
-        timeout: float = 120.0,
-    ) -> None:
+    def __init__(self, address: Address, **options: Any) -> None:
+        """Takes the options of :class:`Access`."""
         self.address = address
         remote = bool(address.url)
-        given = {"api_key": api_key, "headers": headers, "tenant": tenant, "database": database}
-        unused = [name for name, value in given.items() if value is not None and not remote]
-        if unused:
-            raise AddressError(f"{', '.join(unused)}: only for a Chroma server, but the address is {address}")
-        api_key = api_key or (os.environ.get("CHROMA_API_KEY") if remote else None)
-        self._headers = dict(headers or {}) | ({"x-chroma-token": api_key} if api_key else {})
-        self._tenant = tenant or (os.environ.get("CHROMA_TENANT") if remote else None) or DEFAULT_TENANT
-        self._database = database or (os.environ.get("CHROMA_DATABASE") if remote else None) or DEFAULT_DATABASE
-        self._timeout = timeout
+        access = Access.checked(address, options)
+        self._headers, self._timeout = access.headers, access.timeout
+        self._tenant, self._database = access.tenant or DEFAULT_TENANT, access.database or DEFAULT_DATABASE
         self._client: Any = None
         self._closed = False
         self._lock = threading.RLock()
+        forks.register(self)
         folder = None if remote or address.in_memory else Path(os.path.realpath(address.folder))
         self._folder = folder
         self.key = address.url or (str(folder) if folder else f"memory-{uuid.uuid4()}")
@@ -157,16 +98,15 @@ class Connection:
             if self._closed:
                 raise BackendError(f"the connection to {self.address} is closed; open the collection again")
             if self._client is None:
-                with self.errors("connecting"), _SYSTEMS:
+                with self.errors("connecting"), systems.lock():
                     self._client = self._open()
             return self._client
 
     def _open(self) -> Any:
         if self._folder is not None:
-            path, settings = self._joined(self._folder)
-            return chromadb.PersistentClient(path=path, settings=settings)
+            return systems.open_folder(self._folder)
         if not self.address.url:
-            return _MemoryClient()
+            return systems.MemoryClient()
         url = httpx.URL(self.address.url)
         url = url.copy_with(port=url.port or _DEFAULT_PORT[url.scheme])
         self._greet(str(url).rstrip("/"))
@@ -198,18 +138,16 @@ class Connection:
                 "it, give tenant= and database=, or correct the address"
             )
 
-    @staticmethod
-    def _joined(folder: Path) -> tuple[str, Settings]:
-        """The path and settings of the system that this process has on the folder already, else new ones."""
-        systems: Mapping[str, System] = getattr(SharedSystemClient, "_identifier_to_system", {})
-        for path, system in list(systems.items()):
-            if system.settings.is_persistent and os.path.realpath(path) == str(folder):
-                return path, system.settings
-        return str(folder), Settings(anonymized_telemetry=False)
+    def after_fork(self) -> None:
+        """In a child process, let go of the parent's threads and sockets."""
+        self._lock = threading.RLock()
+        client, self._client = self._client, None
+        if isinstance(client, systems.MemoryClient):
+            client.abandon()
 
     def close(self) -> None:
         """Release files and sockets; a second call is no error."""
-        with self._lock, _SYSTEMS:
+        with self._lock, systems.lock():
             client, self._client, self._closed = self._client, None, True
             if client is None:
                 return

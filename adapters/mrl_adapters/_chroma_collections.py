@@ -18,19 +18,19 @@ from mrl_retrieval.errors import (
     CollectionNotFound,
     ConflictError,
     CorruptionError,
-    InvalidInput,
     NotACollection,
 )
 from mrl_retrieval.manifest import Manifest
+from mrl_retrieval.storage import forks
 
 from ._chroma_client import Connection
+from ._chroma_options import GRAPH
 
 __all__ = ["Collections", "Pair"]
 
 _COARSE = "mrl-coarse."
 _MANIFEST, _FULL, _ROLE = "mrl_manifest", "mrl_full", "mrl_role"
 
-_GRAPH = {"ef_search": 400, "ef_construction": 200, "max_neighbors": 32}
 # The graph over the full vectors is never searched, but Chroma always builds one: the cheapest.
 _NO_GRAPH = {"ef_search": 10, "ef_construction": 10, "max_neighbors": 4}
 
@@ -41,19 +41,23 @@ class Pair:
 
     coarse: Any
     full: Any
+    ef_search: int
+    """How widely the coarse graph is searched at least."""
 
 
 class Collections:
     """Makes, finds, lists and drops the pair of one collection."""
 
     def __init__(self, connection: Connection, name: str, graph: Mapping[str, int]) -> None:
-        for key, value in graph.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-                raise InvalidInput(f"{key} is {value!r}; give a whole number of at least 2 (default {_GRAPH[key]})")
         self._connection = connection
         self._name = name
         self._asked = dict(graph)
         self._pair: Pair | None = None
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """The handles are of the parent's client."""
+        self.forget()
 
     def pair(self) -> Pair | None:
         """The handles; None where the collection does not exist."""
@@ -83,15 +87,14 @@ class Collections:
                     f"collection {self._name!r} has lost its full vectors (Chroma collection {metadata.get(_FULL)!r}); "
                     "drop it and index again"
                 )
-            pair = Pair(coarse, full)
-            stored = self.graph(pair)
+            stored = self._graph(coarse)
             for key, value in self._asked.items():
                 if stored.get(key, value) != value:
                     raise CollectionMismatchError(
                         f"collection {self._name!r} was made with {key}={stored[key]}, asked for {value}; Chroma "
                         "cannot change it later: leave the option out, or drop the collection and index again"
                     )
-            self._pair = pair
+            self._pair = Pair(coarse, full, stored.get("ef_search", 0))
             return manifest
 
     def write(self, manifest: Manifest, expected: Manifest | None) -> None:
@@ -118,7 +121,7 @@ class Collections:
         try:
             coarse = client.create_collection(
                 _COARSE + self._name,
-                configuration={"hnsw": {"space": "ip", **_GRAPH, **self._asked}},
+                configuration={"hnsw": {"space": "ip", **GRAPH, **self._asked}},
                 metadata={_MANIFEST: manifest.dumps(), _FULL: full_name},
                 embedding_function=None,
             )
@@ -127,7 +130,7 @@ class Collections:
             if self._find(client, _COARSE + self._name) is not None:
                 raise self._conflict() from error
             raise
-        self._pair = Pair(coarse, full)
+        self._pair = Pair(coarse, full, self._graph(coarse).get("ef_search", 0))
 
     def _conflict(self) -> ConflictError:
         return ConflictError(
@@ -179,8 +182,12 @@ class Collections:
 
     def graph(self, pair: Pair) -> dict[str, Any]:
         """The settings that the coarse graph was made with."""
-        stored = pair.coarse.configuration.get("hnsw") or {}
-        return {key: stored[key] for key in _GRAPH if key in stored}
+        return self._graph(pair.coarse)
+
+    @staticmethod
+    def _graph(coarse: Any) -> dict[str, Any]:
+        stored = coarse.configuration.get("hnsw") or {}
+        return {key: stored[key] for key in GRAPH if key in stored}
 
     def max_batch(self) -> int:
         """The most records that Chroma takes in one call."""

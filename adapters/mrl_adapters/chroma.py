@@ -25,31 +25,25 @@ from mrl_retrieval.errors import BackendError, CollectionNotFound, FilterError, 
 from mrl_retrieval.filters import Filter, IdIn, lookup, order_error
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
-from mrl_retrieval.scoring import cosine_scores, top_k
 from mrl_retrieval.two_stage import Candidates
 
 from . import _chroma_filters as filters
 from ._chroma_client import Connection
 from ._chroma_collections import Collections, Pair
+from ._chroma_options import GRAPH, NAMES, checked_graph
 from ._chroma_rows import IDS_PER_CALL, RowStore, parts
+from ._chroma_search import Searcher
+from ._chroma_systems import write_lock
 
 __all__ = ["ChromaBackend"]
 
 logger = logging.getLogger(__name__)
-
-# Asking for fewer results saves about 2 ms; asking for this many widens the search, and makes small collections exact.
-_LEAST_RESULTS = 1000
 
 # How often a read is repeated that met a row in the middle of its deletion.
 _READ_AGAIN = 20
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_Fetch = Callable[[list[str]], tuple[list[str], FloatArray]]
-
-_LOCKS: dict[tuple[str, str], threading.RLock] = {}
-_LOCKS_LOCK = threading.Lock()
 
 
 def _read_again(read: Callable[P, R]) -> Callable[P, R]:
@@ -77,9 +71,7 @@ class ChromaBackend(Backend):
     """
 
     capabilities = Capabilities(filter_operators=filters.OPERATORS, approximate_coarse=True)
-    options = frozenset(
-        {"ef_search", "ef_construction", "max_neighbors", "api_key", "headers", "tenant", "database", "timeout"}
-    )
+    options = NAMES
 
     def __init__(self, address: Address, connection: Connection, graph: dict[str, int]) -> None:
         super().__init__(address)
@@ -87,8 +79,7 @@ class ChromaBackend(Backend):
         self._connection = connection
         self._collections = Collections(connection, address.collection, graph)
         self._rows = RowStore(self._pair, lambda: self.manifest)
-        with _LOCKS_LOCK:
-            self._write_lock = _LOCKS.setdefault((connection.key, address.collection), threading.RLock())
+        self._searcher = Searcher(self._pair, self._rows)
 
     @classmethod
     def from_address(cls, address: Address, **options: Any) -> ChromaBackend:
@@ -96,16 +87,16 @@ class ChromaBackend(Backend):
 
         Raises:
             NotACollection: the folder is a file, or not empty and no Chroma database.
-            InvalidInput: an unknown option.
+            InvalidInput: an unknown option, or a value that cannot be used.
+            AddressError: an option of a server, but the address is none.
         """
         unknown = options.keys() - cls.options
         if unknown:
             raise InvalidInput(
                 f"the chroma backend takes {', '.join(sorted(cls.options))}; got {', '.join(sorted(unknown))}"
             )
-        names = ("ef_search", "ef_construction", "max_neighbors")
-        graph = {name: options.pop(name) for name in names if options.get(name) is not None}
-        return cls(address, Connection(address, **options), graph)
+        graph = checked_graph(options)
+        return cls(address, Connection(address, **{k: v for k, v in options.items() if k not in GRAPH}), graph)
 
     # -- the collection ------------------------------------------------------------------------------------
 
@@ -124,7 +115,12 @@ class ChromaBackend(Backend):
     def drop(self) -> None:
         with self._write_lock:
             self._manifest = None
+            self._searcher.forget()
             self._collections.drop()
+
+    @property
+    def _write_lock(self) -> threading.RLock:
+        return write_lock(self._connection.key, self.address.collection)
 
     def _pair(self) -> Pair:
         """The two Chroma collections.
@@ -152,6 +148,7 @@ class ChromaBackend(Backend):
 
     def delete(self, ids: Sequence[str]) -> int:
         with self._write_lock, self._connection.errors("deleting rows"):
+            self._searcher.forget()
             return self._rows.delete(ids)
 
     def repair(self) -> None:
@@ -206,70 +203,13 @@ class ChromaBackend(Backend):
 
     @_read_again
     def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        if not len(vectors):
-            return []
-        if limit > _LEAST_RESULTS:
-            with self._connection.errors("counting"):
-                limit = min(limit, max(1, int(self._pair().coarse.count())))  # Chroma takes no more than 32 bits
-        search = self._search_listed if isinstance(filter, IdIn) else self._search_where
         with self._connection.errors("searching"):
-            return search(vectors, limit, filter)
-
-    def _search_where(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        where = None if filter is None else filters.compile_where(filter)
-        asked = max(limit, _LEAST_RESULTS)
-        found = self._query(vectors, asked, limit, where=where)
-        shortest = min(n for _, n in found)
-        if shortest < asked:
-            # Either there are no more, or the graph has parts that cannot be reached (many equal vectors).
-            there = self._rows.coarse_ids(filter)
-            if shortest < len(there):
-                return self._score(vectors, limit, there, self._rows.coarse_vectors)
-        return [candidates for candidates, _ in found]
-
-    def _search_listed(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        """Search among these ids only. Chroma fails on an unknown one, so they are looked up first."""
-        ids = self._rows.coarse_ids(filter)
-        best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in vectors]
-        for part in parts(ids, IDS_PER_CALL):
-            if len(part) <= _LEAST_RESULTS:
-                found = self._score(vectors, limit, part, self._rows.coarse_vectors)
-            else:
-                asked = min(len(part), max(limit, _LEAST_RESULTS))
-                answers = self._query(vectors, asked, limit, ids=part)
-                found = [candidates for candidates, _ in answers]
-                if min(n for _, n in answers) < asked:
-                    found = self._score(vectors, limit, part, self._rows.coarse_vectors)
-            best = [_better(a, b, limit) for a, b in zip(best, found, strict=True)]
-        return best
-
-    def _query(self, vectors: FloatArray, asked: int, limit: int, **among: Any) -> list[tuple[Candidates, int]]:
-        """The best ``limit`` of ``asked`` results for each query, and how many results there were."""
-        answer = self._pair().coarse.query(query_embeddings=vectors, n_results=asked, include=["distances"], **among)
-        found = []
-        for ids, distances in zip(answer["ids"], answer["distances"], strict=True):
-            scores = np.float32(1) - np.asarray(distances, dtype=np.float32)
-            found.append((Candidates(*top_k(scores, ids, limit)), len(ids)))
-        return found
+            return self._searcher.coarse(vectors, limit, filter) if len(vectors) else []
 
     @_read_again
     def exact_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        def fetch(ids: list[str]) -> tuple[list[str], FloatArray]:
-            matrix, found = self._rows.full_vectors(ids)
-            return [id for id, there in zip(ids, found, strict=True) if there], matrix[found]
-
         with self._connection.errors("searching exactly"):
-            return self._score(vectors, limit, self._rows.coarse_ids(filter), fetch)
-
-    def _score(self, queries: FloatArray, limit: int, ids: list[str], fetch: _Fetch) -> list[Candidates]:
-        """The true best among ``ids``: read their vectors and score them here."""
-        best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in queries]
-        for part in parts(ids, IDS_PER_CALL // 2):
-            found, matrix = fetch(part)
-            if found:
-                new = [Candidates(*top_k(cosine_scores(query, matrix), found, limit)) for query in queries]
-                best = [_better(a, b, limit) for a, b in zip(best, new, strict=True)]
-        return best
+            return self._searcher.exact(vectors, limit, filter)
 
     # -- filters -------------------------------------------------------------------------------------------
 
@@ -311,8 +251,3 @@ class ChromaBackend(Backend):
     def close(self) -> None:
         self._collections.forget()
         self._connection.close()
-
-
-def _better(a: Candidates, b: Candidates, limit: int) -> Candidates:
-    """The best of two lists of candidates that have no id in common."""
-    return Candidates(*top_k(np.concatenate([a.scores, b.scores]), a.ids + b.ids, limit))

@@ -1,0 +1,112 @@
+"""Which Chroma collections are ours, and the manifest that makes them so."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("chromadb", reason="chromadb is not installed: pip install 'mrl-retrieval[chroma]'")
+
+from mrl_adapters.chroma import ChromaBackend
+from mrl_retrieval.documents import Row
+from mrl_retrieval.errors import (
+    CollectionNotFound,
+    ConflictError,
+    ManifestError,
+    NotACollection,
+)
+from mrl_retrieval.filters import parse_filter
+from mrl_retrieval.manifest import Canaries, Manifest
+from mrl_retrieval.registry import open_backend
+from tests.backends.chroma.helpers import MANIFEST, made, rows, vectors
+from tests.backends.common import batch_of
+
+
+def test_collections_are_ours_alone_and_drop_leaves_the_others(opener: Callable[[], str]) -> None:
+    with made(opener()) as backend:
+        name = backend.address.collection
+        client = backend._connection.client()
+        client.create_collection(f"users-{name}", embedding_function=None)
+        backend.upsert(batch_of(rows(5)))
+        assert name in backend.collections()
+        assert not any("users" in other for other in backend.collections())
+        assert (backend.read_manifest() or MANIFEST).collection_id == MANIFEST.collection_id
+        backend.drop()
+        backend.drop()
+        assert backend.read_manifest() is None
+        assert name not in backend.collections()
+        left = [c.name for c in client.list_collections() if c.name.endswith(name)]
+        assert left == [f"users-{name}"]
+        with pytest.raises(CollectionNotFound):
+            backend.count()
+
+
+def test_a_dropped_collection_haunts_no_other(opener: Callable[[], str]) -> None:
+    """Chroma keeps the lists of a deleted collection's rows, and gives them to new rows of the same number."""
+    with made(opener()) as backend:
+        backend.upsert(batch_of([*rows(20), Row("bare", None, {"l": [1]}, None)]))
+        backend.drop()
+        client = backend._connection.client()
+        theirs = client.create_collection(f"t{uuid.uuid4().hex}", embedding_function=None)
+        theirs.upsert(ids=[str(i) for i in range(60)], embeddings=vectors(60), documents=["text"] * 60)
+        assert not any(theirs.get()["metadatas"])
+        theirs.upsert(ids=[str(i) for i in range(60)], embeddings=vectors(60), metadatas=[{"_terms": ["."]}] * 60)
+        client.delete_collection(theirs.name)  # as another program would, which leaves its lists behind
+        backend.write_manifest(MANIFEST, None)
+        backend.upsert(batch_of(rows(20)))
+        assert backend.count() == 20
+        assert backend.count(parse_filter({"third": {"$ne": 7}})) == 20
+
+
+def test_what_a_dropped_collection_leaves_is_never_taken_up(memory: ChromaBackend) -> None:
+    memory.upsert(batch_of(rows(3)))
+    client = memory._connection.client()
+    client.get_collection("mrl-coarse.default", embedding_function=None).modify(name="mrl-dropped.0123456789ab.default")
+    assert memory.read_manifest() is None
+    memory.write_manifest(MANIFEST, None)
+    assert memory.count() == 0
+    assert len(client.list_collections()) == 4
+    memory.repair()
+    assert len(client.list_collections()) == 2
+
+
+def test_the_manifest_is_compared_before_it_is_replaced(opener: Callable[[], str]) -> None:
+    canaries = Canaries(vectors(8, dim=2048), vectors(8, dim=2048))
+    large = Manifest(dim=2048, coarse_dims=64, fine_dims=2048, canaries=canaries)
+    assert len(large.dumps()) > 40_000
+    with made(opener(), large) as backend:
+        stored = backend.read_manifest()
+        assert stored is not None and stored.checksum == large.checksum
+        changed = large.with_plan({"coarse_top_k": 300})
+        backend.write_manifest(changed, stored)
+        assert (backend.read_manifest() or large).checksum == changed.checksum
+        with pytest.raises(ConflictError):
+            backend.write_manifest(large.with_plan({"other": 1}), large)
+        with pytest.raises(ConflictError):
+            backend.write_manifest(large, None)
+
+
+def test_a_damaged_manifest_is_noticed(tmp_path: Path) -> None:
+    with made(f"chroma:{tmp_path}") as backend:
+        coarse = backend._pair().coarse
+        coarse.modify(metadata={**coarse.metadata, "mrl_manifest": coarse.metadata["mrl_manifest"][:-40]})
+        with pytest.raises(ManifestError):
+            backend.read_manifest()
+        backend.drop()
+        assert backend.read_manifest() is None
+
+
+def test_a_foreign_collection_under_our_name_is_refused(opener: Callable[[], str]) -> None:
+    with open_backend(opener()) as backend:
+        assert isinstance(backend, ChromaBackend)
+        name = f"mrl-coarse.{backend.address.collection}"
+        client = backend._connection.client()
+        client.create_collection(name, metadata={"by": "somebody"}, embedding_function=None)
+        for attempt in (backend.read_manifest, lambda: backend.write_manifest(MANIFEST, None), backend.drop):
+            with pytest.raises(NotACollection, match="did not make"):
+                attempt()
+        assert backend.collections() == [] or backend.address.collection not in backend.collections()
+        assert client.get_collection(name, embedding_function=None).metadata == {"by": "somebody"}
