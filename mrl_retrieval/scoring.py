@@ -44,12 +44,13 @@ def rank(scores: npt.NDArray[np.floating], ids: Sequence[str], k: int | None = N
     k = n if k is None else min(k, n)
     if k == 0:
         return np.empty(0, dtype=np.intp)
-    kept = np.arange(n)
+    kept: Sequence[int] = range(n)
     if k < n:
         # Everything that ties with the k-th score stays in, so that the ids decide and not the partition.
         kth = np.partition(scores, n - k)[n - k]
-        kept = np.flatnonzero(scores >= kth)
-    order = sorted(kept.tolist(), key=lambda i: (-float(scores[i]), ids[i]))
+        kept = np.flatnonzero(scores >= kth).tolist()
+    values = scores.tolist()
+    order = sorted(kept, key=lambda i: (-values[i], ids[i]))
     return np.asarray(order[:k], dtype=np.intp)
 
 

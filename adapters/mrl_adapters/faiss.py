@@ -7,13 +7,11 @@ since. What was deleted stays in the index, behind a selector.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,33 +22,28 @@ from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import AddressError, InvalidInput, MRLError
 from mrl_retrieval.filters import OPERATORS, Filter
 from mrl_retrieval.manifest import Manifest
-from mrl_retrieval.matryoshka import FloatArray, prefix
+from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.storage import (
     BackupReport,
     CompactionReport,
     Problem,
-    ReadWriteLock,
     RepairReport,
-    Reranker,
     RestoreReport,
-    Snapshot,
     Store,
     VerifyReport,
     can_query,
-    candidates,
     collection_names,
-    exact_scan,
-    ranking,
 )
 from mrl_retrieval.storage.forks import register
-from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
-from ._faiss_index import CoarseIndex, after_fork, cache_problem, rows_in_cache
+from ._faiss_following import FollowingIndex
+from ._faiss_index import cache_problem
+from ._faiss_search import coarse_candidates, exact_candidates, exact_rankings, rankings
 
 __all__ = ["FaissBackend"]
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 # Closing saves the index only where that spares the next opening noticeable work.
 _WORTH_ROWS = 1000
@@ -75,8 +68,7 @@ class FaissBackend(Backend):
     def __init__(self, address: Address, store: Store) -> None:
         super().__init__(address)
         self._store = store
-        self._lock = ReadWriteLock()
-        self._coarse: CoarseIndex | None = None
+        self._index = FollowingIndex(store)
         self._wrote = False
         self._bind(None)
         register(self)
@@ -110,11 +102,9 @@ class FaissBackend(Backend):
             )
 
     def after_fork(self) -> None:
-        """Start afresh in a child process: a thread of the parent may have been changing the index."""
-        self._lock = ReadWriteLock()
-        self._coarse = None
+        """Start afresh in a child process."""
+        self._index.after_fork()
         self._wrote = False
-        after_fork()
 
     # -- the collection ------------------------------------------------------------------------------------
 
@@ -138,8 +128,7 @@ class FaissBackend(Backend):
 
     def drop(self) -> None:
         """Remove the collection's folder; the others, and the store, stay."""
-        with self._lock.write():
-            self._coarse = None
+        with self._index.forgotten():
             self._wrote = False
             self._store.drop()
             self._manifest = None
@@ -195,99 +184,30 @@ class FaissBackend(Backend):
         """Both stages and the rows of the hits, on one snapshot of the store."""
         resolved = self.resolve_filter(request.filter)
         if request.exact:
-            return self._exact(request, resolved)
-        started = time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            snapshot, (coarse_scores, positions) = self._searched(
-                stack, request.vectors, request.stages[0].limit, resolved
-            )
-            coarse_seconds = time.perf_counter() - started
-            rerank = Reranker(request, snapshot)
-            rankings = [rerank.query(q, positions[q], coarse_scores[q]) for q in range(len(request.vectors))]
-        if not request.explain:
-            return rankings
-        first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)
-        trace = Trace((first, *rerank.traces()))
-        return [replace(answer, trace=trace) for answer in rankings]
+            return exact_rankings(self._store, request, resolved)
+        return rankings(self._index, request, resolved)
 
     def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         """See :meth:`Backend.coarse_search`."""
-        with contextlib.ExitStack() as stack:
-            snapshot, (scores, positions) = self._searched(stack, vectors, limit, filter)
-            return [candidates(snapshot, p, s, limit) for p, s in zip(positions, scores, strict=True)]
+        return coarse_candidates(self._index, vectors, limit, filter)
 
     def exact_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         """See :meth:`Backend.exact_search`: every stored vector that the filter lets through, in blocks."""
-        with self._store.snapshot() as snapshot:
-            found = exact_scan(snapshot.fine, _positions(snapshot, filter), vectors, limit)
-            return [candidates(snapshot, p, s, limit) for p, s in found]
+        return exact_candidates(self._store, vectors, limit, filter)
 
-    def _exact(self, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
-        started = time.perf_counter()
-        with self._store.snapshot() as snapshot:
-            allowed = _positions(snapshot, filter)
-            found = exact_scan(snapshot.fine, allowed, request.vectors, request.k)
-            seconds = time.perf_counter() - started
-            rankings = [ranking(snapshot, p, s, None, request.k, filter) for p, s in found]
-        if not request.explain:
-            return rankings
-        kept = sum(len(answer.rows) for answer in rankings)
-        scored = len(allowed) * len(rankings)
-        trace = Trace((StageTrace("exact", request.stages[0].dims, scored, kept, seconds),))
-        return [replace(answer, trace=trace) for answer in rankings]
-
-    def _searched(
-        self, stack: contextlib.ExitStack, vectors: FloatArray, limit: int, filter: Filter | None
-    ) -> tuple[Snapshot, tuple[FloatArray, npt.NDArray[np.int64]]]:
-        """The coarse stage, on a snapshot that is left open in ``stack`` and that the index stands for exactly."""
-
-        def coarse_stage(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-            allowed = None if filter is None else snapshot.vector_mask(filter)
-            return coarse.search(prefix(vectors, coarse.dims), limit, allowed)
-
-        return self._with_index(stack, coarse_stage)
-
-    # -- the index -----------------------------------------------------------------------------------------
-
-    def _with_index(
-        self, stack: contextlib.ExitStack, work: Callable[[Snapshot, CoarseIndex], T]
-    ) -> tuple[Snapshot, T]:
-        """Do ``work`` on the index while nobody changes it, and on a snapshot of the same generation."""
-        with self._lock.read():
-            # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
-            snapshot = stack.enter_context(self._store.snapshot())
-            coarse = self._coarse
-            if coarse is not None and coarse.fits(snapshot):
-                return snapshot, work(snapshot, coarse)
-        stack.close()
-        with self._lock.write():
-            snapshot = stack.enter_context(self._store.snapshot())
-            self._coarse = coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files)
-            return snapshot, work(snapshot, coarse)
+    def refresh(self) -> None:
+        """Bring the index up to date with what others committed. Searches do so by themselves; after this, the next one
+        need not."""
+        self._index.on(lambda snapshot, coarse: None)
 
     def flush(self) -> None:
         """Write the index to its cache file, so that the next opening does not make it again.
 
         Raises:
             LockTimeout: somebody else is writing.
+            BackendError: this process may not write there.
         """
-        self._save(worth_it=lambda missing, covered: missing > 0, lock_timeout=None)
-
-    def _save(self, worth_it: Callable[[int, int], bool], lock_timeout: float | None) -> None:
-        def save(snapshot: Snapshot, coarse: CoarseIndex) -> None:
-            coarse.save(snapshot, self._store.files)
-            self._coarse = replace(coarse, cache_is_bad=False)
-
-        with contextlib.ExitStack() as stack:
-            snapshot = stack.enter_context(self._store.snapshot())
-            bad = self._coarse is not None and self._coarse.cache_is_bad
-            covered = 0 if bad else rows_in_cache(self._store.files, snapshot.state.collection_id)
-            if not worth_it(snapshot.state.vectors - covered, covered):
-                return
-            stack.close()
-            # The writer lock keeps two processes from mixing an index of one with the sidecar of the other.
-            with self._store.writing_files(lock_timeout):
-                self._with_index(stack, save)
+        self._index.save(worth_it=lambda missing, covered: missing > 0, lock_timeout=None)
 
     # -- the rest ------------------------------------------------------------------------------------------
 
@@ -311,12 +231,6 @@ class FaissBackend(Backend):
             },
         )
 
-    def refresh(self) -> None:
-        """Bring the index up to date with what others committed. Searches do so by themselves; after this, the next one
-        need not."""
-        with contextlib.ExitStack() as stack:
-            self._with_index(stack, lambda snapshot, coarse: None)
-
     def verify(self) -> VerifyReport:
         """Read everything and compare it with its checksums, the cache file of the index too. Changes nothing.
 
@@ -339,9 +253,8 @@ class FaissBackend(Backend):
             CorruptionError: nothing can be saved: restore a backup.
             LockTimeout: somebody else is writing.
         """
-        with self._lock.write():
+        with self._index.forgotten():
             report = self._store.repair()
-            self._coarse = None
         files = self._store.files
         with self._store.snapshot() as snapshot:
             problem = None if report.rebuilt else cache_problem(snapshot, files)
@@ -377,16 +290,11 @@ class FaissBackend(Backend):
         if self._wrote:
             self._wrote = False
             try:
-                self._save(
+                self._index.save(
                     lambda missing, covered: missing >= _WORTH_ROWS and missing * _WORTH_SHARE >= covered,
                     lock_timeout=0,
                 )
             except MRLError as error:
                 logger.info("the coarse index of %s was not saved: %s", self.address, error)
         self._store.close()
-        with self._lock.write():
-            self._coarse = None
-
-
-def _positions(snapshot: Snapshot, filter: Filter | None) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(snapshot.vector_mask(filter)) + snapshot.state.first
+        self._index.forget()

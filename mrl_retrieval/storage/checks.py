@@ -36,8 +36,8 @@ def vector_sums(records: npt.NDArray[np.uint8]) -> Sums:
         padded = np.zeros((n, width + -width % 4), dtype=np.uint8)
         padded[:, :width] = records
         records = padded
-    words = np.ascontiguousarray(records).view("<u4").astype(np.uint64)
-    sums: Sums = words @ _multipliers(words.shape[1])
+    words = np.ascontiguousarray(records).view("<u4")
+    sums: Sums = np.einsum("nw,w->n", words, _multipliers(words.shape[1]))
     return sums
 
 
@@ -57,8 +57,7 @@ def text_crc(text: str | None) -> int | None:
 
 def row_crc(row: int, id: str, metadata: str, vector_sum: int | None, document_crc: int | None) -> int:
     """CRC-32 of what a row holds besides the text of its document, which has its own."""
-    head = f"{row} {vector_sum} {document_crc} {len(id)} "
-    return zlib.crc32(metadata.encode(), zlib.crc32(id.encode(), zlib.crc32(head.encode())))
+    return zlib.crc32(f"{row} {vector_sum} {document_crc} {len(id)} {id}{metadata}".encode())
 
 
 def entry_hash(kind: int, value: Scalar) -> int:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 from mrl_retrieval.errors import (
     BackendError,
     CollectionNotFound,
     CorruptionError,
     LockTimeout,
+    MRLError,
     NewerFormatError,
     NotACollection,
 )
+
+from .access import Opening, address, identity, look, not_allowed
 
 __all__ = [
     "APPLICATION_ID",
@@ -99,7 +100,7 @@ class Connections:
         self._lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._in_use: list[sqlite3.Connection] = []
-        self._file: tuple[int, int] | None = None
+        self._opening: Opening | None = None
         self._closed = False
 
     @contextlib.contextmanager
@@ -110,13 +111,22 @@ class Connections:
             CollectionNotFound: there is no file, or nothing in it, and ``create`` is False.
             NotACollection: the file is another program's.
             NewerFormatError: a newer version of this library made it.
+            BackendError: this process may not read it.
+            BackendUnavailable: it may not write beside it, and somebody else wrote meanwhile.
         """
-        with sqlite_errors(self._path):
-            connection, file = self._take(create)
+        # Without `sqlite_errors`: a second context manager would cost every search a few microseconds.
+        try:
+            connection, opening = self._take(create)
             try:
                 yield connection
+                opening.check_unchanged(self._path)
+            except Exception:
+                opening.check_unchanged(self._path, failed=True)
+                raise
             finally:
-                self._give_back(connection, file)
+                self._give_back(connection, opening)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise _translated(self._path, error) from error
 
     def close(self) -> None:
         """Close every connection: those in use when they are given back. A second call is no error."""
@@ -133,34 +143,45 @@ class Connections:
         """Let go of the parent's connections without closing them: they are the parent's, and its locks with them."""
         _LEFT_TO_THE_PARENT.extend(self._idle + self._in_use)
         self._lock = threading.Lock()
-        self._idle, self._in_use, self._file = [], [], None
+        self._idle, self._in_use, self._opening = [], [], None
 
-    def _take(self, create: bool) -> tuple[sqlite3.Connection, tuple[int, int]]:
+    def _take(self, create: bool) -> tuple[sqlite3.Connection, Opening]:
         with self._lock:
             if self._closed:
                 raise BackendError(f"the collection at {self._path.parent} was closed; open it again")
-            file = _identity(self._path)
-            if file is None or file != self._file:
+            opening = self._look()
+            if opening is None or opening != self._opening:
                 # Dropped, and perhaps made again. An open file keeps its number, so equal numbers mean the same file.
                 self._discard_idle()
-            if self._idle and file is not None:
+            if self._idle and opening is not None:
                 self._in_use.append(self._idle.pop())
-                return self._in_use[-1], file
-            if file is None and not create:
-                raise CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
+                return self._in_use[-1], opening
+            if opening is None and not create:
+                raise self._not_found()
             while True:
-                connection = self._connect(create)
-                if (after := _identity(self._path)) is not None and (file is None or after == file):
+                connection = self._connect(opening, create)
+                after = self._look()
+                if connection is not None and after is not None and (opening is None or after == opening):
                     break
-                connection.close()
+                if connection is not None:
+                    connection.close()
                 if after is None and not create:
-                    raise CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
-                file = after
+                    raise self._not_found()
+                opening = after
             self._in_use.append(connection)
-            self._file = after
+            self._opening = after
             return connection, after
 
-    def _give_back(self, connection: sqlite3.Connection, file: tuple[int, int]) -> None:
+    def _look(self) -> Opening | None:
+        known = self._opening
+        if known is not None and known.mode == "rw" and identity(self._path) == known.file:
+            return known
+        return look(self._path)
+
+    def _not_found(self) -> CollectionNotFound:
+        return CollectionNotFound(f"there is no collection at {self._path.parent}; index something first")
+
+    def _give_back(self, connection: sqlite3.Connection, opening: Opening) -> None:
         with self._lock:
             if connection not in self._in_use:
                 return  # it is the parent's: this process was forked meanwhile
@@ -168,7 +189,7 @@ class Connections:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-            if self._closed or file != self._file:
+            if self._closed or opening != self._opening:
                 connection.close()
             else:
                 self._idle.append(connection)
@@ -178,17 +199,23 @@ class Connections:
         # sees the files as they were.
         for connection in self._idle:
             connection.close()
-        self._idle, self._file = [], None
+        self._idle, self._opening = [], None
 
-    def _connect(self, create: bool) -> sqlite3.Connection:
-        address = f"file:{quote(str(self._path.absolute()))}?mode={'rwc' if create else 'rw'}"
-        connection = sqlite3.connect(
-            address, uri=True, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
-        )
+    def _connect(self, opening: Opening | None, create: bool) -> sqlite3.Connection | None:
+        """A connection; None where a writer's files were there, and are gone by now."""
+        uri = address(self._path, "rwc" if create or opening is None else opening.mode)
+        connection = None
         try:
+            connection = sqlite3.connect(
+                uri, uri=True, timeout=self._busy_timeout, isolation_level=None, check_same_thread=False
+            )
             self._prepare(connection, create)
-        except BaseException:
-            connection.close()
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            beside = opening is not None and opening.mode == "ro"
+            if beside and isinstance(error, sqlite3.OperationalError) and self._look() != opening:
+                return None
             raise
         return connection
 
@@ -222,36 +249,33 @@ class Connections:
 _LEFT_TO_THE_PARENT: list[sqlite3.Connection] = []
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - once a search, and Path.stat costs more than the call itself
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino
-
-
 @contextlib.contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours: the one place where that happens."""
+    """Turn SQLite's errors into ours."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        raise CorruptionError(f"{path}: SQLite says what is not UTF-8 ({error}), expected text: {RESTORE}") from error
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "") or type(error).__name__
-        said = f"{path}: SQLite says {error} ({name})"
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise CorruptionError(f"{said}, expected a sound database: {RESTORE}") from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise LockTimeout(f"{said}: another program holds the database; end it, or try again") from error
-        if name.startswith("SQLITE_FULL"):
-            raise BackendError(f"{said}: make room on the disk and repeat; nothing of this batch was kept") from error
-        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_IOERR")):
-            raise BackendError(f"{said}: check the disk and the permissions of the folder") from error
-        if "Could not decode" in str(error) or name == "SQLITE_MISMATCH" or name == "SQLITE_TOOBIG":
-            raise CorruptionError(f"{said}, expected text: {RESTORE}") from error
-        if name == "SQLITE_ERROR" and ("no such" in str(error) or "malformed" in str(error)):
-            raise CorruptionError(
-                f"{said}, expected the tables of schema version {SCHEMA_VERSION}: {RESTORE}"
-            ) from error
-        raise BackendError(said) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise _translated(path, error) from error
+
+
+def _translated(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> MRLError:
+    """Our error for one of SQLite's: the one place where that is decided."""
+    if isinstance(error, UnicodeDecodeError):
+        return CorruptionError(f"{path}: SQLite says what is not UTF-8 ({error}), expected text: {RESTORE}")
+    name = getattr(error, "sqlite_errorname", "") or type(error).__name__
+    said = f"{path}: SQLite says {error} ({name})"
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return CorruptionError(f"{said}, expected a sound database: {RESTORE}")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return LockTimeout(f"{said}: another program holds the database; end it, or try again")
+    if name.startswith("SQLITE_FULL"):
+        return BackendError(f"{said}: make room on the disk and repeat; nothing of this batch was kept")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return BackendError(f"{said}. {not_allowed(f'opening {path}', path)}")
+    if name.startswith("SQLITE_IOERR"):
+        return BackendError(f"{said}: check the disk")
+    if "Could not decode" in str(error) or name in ("SQLITE_MISMATCH", "SQLITE_TOOBIG"):
+        return CorruptionError(f"{said}, expected text: {RESTORE}")
+    if name == "SQLITE_ERROR" and ("no such" in str(error) or "malformed" in str(error)):
+        return CorruptionError(f"{said}, expected the tables of schema version {SCHEMA_VERSION}: {RESTORE}")
+    return BackendError(said)

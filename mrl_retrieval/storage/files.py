@@ -17,6 +17,8 @@ from pathlib import Path
 from mrl_retrieval.address import check_collection_name
 from mrl_retrieval.errors import AddressError, BackendError, MRLError, NewerFormatError, NotACollection
 
+from .access import is_refusal, not_allowed
+
 __all__ = [
     "FORMAT_VERSION",
     "CollectionFiles",
@@ -101,15 +103,17 @@ class CollectionFiles:
 
     def has_segments(self) -> bool:
         """Whether there is any fine vector file."""
-        try:
-            return any(entry.name.endswith(".seg") for entry in self.segments.iterdir())
-        except FileNotFoundError:
-            return False
+        with os_errors(f"reading {self.segments}"):
+            try:
+                return any(entry.name.endswith(".seg") for entry in self.segments.iterdir())
+            except FileNotFoundError:
+                return False
 
     def create(self) -> None:
         """Make the store's folder and marker and the collection's folder, durably. Nothing happens where they exist."""
-        if self.folder.is_dir() and check_place(self.store):
-            return
+        with os_errors(f"creating {self.folder}"):
+            if self.folder.is_dir() and check_place(self.store):
+                return
         self.create_store()
         with os_errors(f"creating {self.folder}"):
             self.folder.mkdir(exist_ok=True)
@@ -140,8 +144,9 @@ class CollectionFiles:
         Raises:
             NotACollection: it holds files that this library did not make; nothing is removed.
         """
-        if not self.folder.is_dir():
-            return
+        with os_errors(f"dropping {self.folder}"):
+            if not self.folder.is_dir():
+                return
         if found := self.strangers():
             raise NotACollection(
                 f"{self.folder} holds {', '.join(found[:3])}{' …' if len(found) > 3 else ''}, expected nothing but a "
@@ -161,6 +166,7 @@ def check_place(store: Path) -> bool:
     Raises:
         NotACollection: something else is there.
         NewerFormatError: a newer version of this library made it.
+        BackendError: this process may not look.
     """
     marker = store / MARKER
     try:
@@ -169,6 +175,8 @@ def check_place(store: Path) -> bool:
         if _check_free(store):
             return False
         return check_place(store)
+    except PermissionError as error:
+        raise not_allowed(f"reading {marker}", marker) from error
     except OSError as error:
         raise NotACollection(f"{marker} cannot be read ({error}); expected the marker file of a store") from error
     try:
@@ -201,8 +209,10 @@ def _check_free(store: Path) -> bool:
             f"{store} is a file, or lies below one, expected a folder: give the path of a folder that is new, empty, "
             "or made by this backend"
         ) from error
+    except PermissionError as error:
+        raise not_allowed(f"reading {store}", store) from error
     except OSError as error:
-        raise NotACollection(f"{store} cannot be read ({error}), expected a folder: check its permissions") from error
+        raise NotACollection(f"{store} cannot be read ({error}), expected a folder: check the disk") from error
     if names and (store / MARKER).exists():
         return False
     if names:
@@ -217,7 +227,15 @@ def collection_names(store: Path) -> list[str]:
     """Names of the folders in a store that hold a database, sorted; ``[]`` where there is no store yet."""
     if not check_place(store):
         return []
-    return sorted(entry.name for entry in store.iterdir() if (entry / DATABASE).is_file() and _is_name(entry.name))
+    with os_errors(f"listing {store}"):
+        return sorted(entry.name for entry in store.iterdir() if _has_database(entry) and _is_name(entry.name))
+
+
+def _has_database(folder: Path) -> bool:
+    try:
+        return (folder / DATABASE).is_file()
+    except PermissionError:
+        return False  # somebody else's, which is nothing to us
 
 
 def _is_name(name: str) -> bool:
@@ -283,4 +301,6 @@ def os_errors(doing: str) -> Iterator[None]:
     except MRLError:
         raise
     except OSError as error:
+        if is_refusal(error) and isinstance(error.filename, (str, bytes)):
+            raise not_allowed(doing, Path(os.fsdecode(error.filename))) from error
         raise BackendError(f"{doing} failed: {error}; check the disk's space and the folder's permissions") from error

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mrl_retrieval.errors import (
     CollectionMismatchError,
@@ -22,10 +23,11 @@ from .files import CollectionFiles, check_place, os_errors, sweep_temporaries
 from .forks import register
 from .locks import WriterLock
 from .marker import check_commit, last_commit, note_commit
+from .masks import MaskCache
 from .query import CheckedPaths
 from .records import DTYPES, SegmentFormat
 from .segments import SEGMENT_BYTES, FineView, Segments
-from .snapshot import MaskCache, Snapshot
+from .snapshot import Snapshot
 from .state import State, load_spans, load_sums
 from .transaction import Transaction
 from .upgrade import upgrade
@@ -56,8 +58,8 @@ class OpenCollection:
         compact_bytes: int = _LEAST_DEAD_BYTES,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
-        if fine_dtype is not None and fine_dtype not in DTYPES:
-            raise InvalidInput(f"fine_dtype={fine_dtype!r}; known: {', '.join(DTYPES)}")
+        if fine_dtype is not None and not (isinstance(fine_dtype, str) and fine_dtype in DTYPES):
+            raise InvalidInput(f"fine_dtype={fine_dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
         if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not lock_timeout >= 0:
             raise InvalidInput(f"lock_timeout={lock_timeout!r}; expected seconds, a number from 0 up")
         lock_timeout = min(lock_timeout, _LONGEST_WAIT)
@@ -73,6 +75,7 @@ class OpenCollection:
         self._segments: Segments | None = None
         self._masks = MaskCache()
         self._paths: CheckedPaths | None = None
+        self._known: tuple[int, tuple[Any, ...], State] | None = None
         self._bound: str | None = None
         self._history_is_checked = False
         register(self)
@@ -81,7 +84,7 @@ class OpenCollection:
         """Start afresh in a child process."""
         self._lock.after_fork()
         self._connections.after_fork()
-        self._segments = self._paths = None
+        self._segments = self._paths = self._known = None
         self._masks = MaskCache()
 
     def close(self) -> None:
@@ -92,25 +95,24 @@ class OpenCollection:
     # -- reading -------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def snapshot(self) -> Iterator[Snapshot]:
+    def snapshot(self, *, of_any: bool = False) -> Iterator[Snapshot]:
         """The collection as the last commit left it, for as long as the ``with`` lasts.
+
+        ``of_any``: also if it is another collection than the manifest was read of.
 
         Raises:
             CollectionNotFound: there is none.
             CollectionMismatchError: it is another one than the manifest was read of.
             CorruptionError: a segment is damaged or missing.
         """
-        with self._unbound_snapshot() as snapshot:
-            self._check_bound(snapshot.state)
-            yield snapshot
-
-    @contextlib.contextmanager
-    def _unbound_snapshot(self) -> Iterator[Snapshot]:
         noted = None if self._history_is_checked else last_commit(self.files.committed)
         with self._connections.connection() as connection:
             snapshot = self._begin(connection)
-            check_commit(noted, snapshot.state.collection_id, snapshot.state.generation, self.files.database)
+            if noted is not None:
+                check_commit(noted, snapshot.state.collection_id, snapshot.state.generation, self.files.database)
             self._history_is_checked = True
+            if not of_any:
+                self._check_bound(snapshot.state)
             yield snapshot
 
     def _begin(self, connection: sqlite3.Connection) -> Snapshot:
@@ -118,8 +120,7 @@ class OpenCollection:
         before: State | None = None
         while True:
             connection.execute("BEGIN")
-            version = schema_version(connection, self.files.database)
-            state = State.read(connection, version)
+            version, state = self._version_and_state(connection)
             try:
                 fine = self._view(connection, version, state)
                 fine.check_sizes()
@@ -134,6 +135,21 @@ class OpenCollection:
             if version > 1 and (paths is None or paths.collection_id != state.collection_id):
                 self._paths = paths = CheckedPaths(state.collection_id)
             return Snapshot(connection, version, state, fine, self._masks, paths if version > 1 else None)
+
+    def _version_and_state(self, connection: sqlite3.Connection) -> tuple[int, State]:
+        """The format version and the counters; what is equal to what was read and checked before is not checked again,
+        since each commit, also one that changes the format, has a generation of its own."""
+        known = self._known
+        if known is not None:
+            with contextlib.suppress(sqlite3.OperationalError):  # it has the columns of another version
+                if State.fetch(connection, known[0]) == known[1]:
+                    return known[0], known[2]
+        version = schema_version(connection, self.files.database)
+        found = State.fetch(connection, version)
+        state = State.checked(found, version)
+        if found is not None:
+            self._known = version, found, state
+        return version, state
 
     def _view(self, connection: sqlite3.Connection, version: int, state: State) -> FineView:
         """The vectors of a state; maps and reads no more than has come since the last time."""
@@ -246,7 +262,7 @@ class OpenCollection:
 
     def _forget(self) -> None:
         self._connections.reset()
-        self._segments = self._paths = None
+        self._segments = self._paths = self._known = None
         self._masks = MaskCache()
         self._history_is_checked = False
 

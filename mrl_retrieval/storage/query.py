@@ -51,6 +51,12 @@ _ORDERED = {
 }
 _TEXT = "SELECT row FROM field WHERE path = ? AND kind = ? AND instr(value, ?) > 0"
 _FOLDED = "SELECT row FROM field WHERE path = ? AND kind = ? AND instr(mrl_casefold(value), ?) > 0"
+# Each statement, with its rows as one text of numbers.
+_AS_TEXT = {
+    statement: f"SELECT count(*), group_concat(row) FROM ({statement})"  # noqa: S608 - the constants above
+    for statement in (_ROWS_OF_IDS, _EQUAL, _EXISTS, _OF_KIND, *_ORDERED.values(), _TEXT, _FOLDED)
+}
+_MOST_AS_TEXT = 50_000_000  # SQLite's texts have 10**9 characters at most
 _DIGEST = "SELECT kind, value, count(*), sum(row) FROM field WHERE path = ? GROUP BY kind, value"
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
@@ -166,30 +172,30 @@ class FilterQuery:
         op, value = condition.op, condition.value
         path = self._path(condition)
         if path is None:
-            return self.live() if op == "$exists" and not value else self._none()
+            return self.live() if op == "$exists" and not value else self._union([])
         if op == "$eq":
-            return self._collect(_EQUAL, (path, *encode(value)))
+            return self._found(_EQUAL, (path, *encode(value)))
         if op == "$in":
             return self._any_equal(path, 0, value)
         if op in ORDER:
-            return self._collect(_ORDERED[op], (path, *encode(value)))
+            return self._found(_ORDERED[op], (path, *encode(value)))
         if op == "$exists":
-            there = self._collect(_EXISTS, (path,))
+            there = self._found(_EXISTS, (path,))
             return there if value else self.live() & ~there
         if op == "$contains":
             return self._any_equal(path, ELEMENT, [value])
         if op == "$any":
             return self._any_equal(path, ELEMENT, value)
         if op == "$all":
-            lists = self._collect(_OF_KIND, (path, LIST))
+            lists = self._found(_OF_KIND, (path, LIST))
             return _all([lists, *(self._any_equal(path, ELEMENT, [item]) for item in value)])
         if op == "$text":
-            return self._collect(_TEXT, (path, STRING, value))
+            return self._found(_TEXT, (path, STRING, value))
         if op == "$itext":
-            return self._collect(_FOLDED, (path, STRING, value.casefold()))
+            return self._found(_FOLDED, (path, STRING, value.casefold()))
         if op == "$is_empty":
             empty = self._any_equal(path, 0, _EMPTY)
-            return empty if value else self._collect(_EXISTS, (path,)) & ~empty
+            return empty if value else self._found(_EXISTS, (path,)) & ~empty
         raise FilterError(f"unknown operator {op!r} on {condition.name!r}")
 
     def _any_equal(self, path: int, plus: int, values: Iterable[Any]) -> Mask:
@@ -219,18 +225,24 @@ class FilterQuery:
                 if error := order_error(condition, holder, lookup(json.loads(metadata), condition.path)):
                     raise error
 
-    def _none(self) -> Mask:
-        return np.zeros(self._state.window, dtype=np.bool_)
-
-    def _collect(self, statement: str, values: Sequence[Scalar | None]) -> Mask:
+    def _found(self, statement: str, values: Sequence[Scalar | None]) -> Mask:
         return self._union([(statement, values)])
 
     def _union(self, queries: Iterable[tuple[str, Sequence[Scalar | None]]]) -> Mask:
-        mask = self._none()
-        for statement, values in queries:
-            rows = _numbers(self._connection.execute(statement, values))
-            mask[self._places(rows)] = True
+        mask = np.zeros(self._state.window, dtype=np.bool_)
+        if rows := [self._rows(statement, values) for statement, values in queries]:
+            mask[self._places(np.concatenate(rows))] = True
         return mask
+
+    def _rows(self, statement: str, values: Sequence[Scalar | None]) -> npt.NDArray[np.int64]:
+        if self._state.window > _MOST_AS_TEXT:
+            return _numbers(self._connection.execute(statement, values))
+        # One by one SQLite hands rows over in 260 ns each, as one text in 75.
+        count, text = self._connection.execute(_AS_TEXT[statement], values).fetchone()
+        rows = np.fromstring(text, dtype=np.int64, sep=",") if count and _are_numbers(text) else np.empty(0, np.int64)
+        if len(rows) != count:
+            raise CorruptionError(f"the database names a row that is no number, expected {count} numbers: {RESTORE}")
+        return rows
 
     def _places(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Where the rows of these numbers are in a bitmap."""
@@ -255,10 +267,16 @@ def numbers_sum(mask: Mask, state: State) -> int:
 
 
 def _numbers(found: Iterable[tuple[Any, ...]]) -> npt.NDArray[np.int64]:
-    try:
-        return np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise CorruptionError(f"the database names a row that is no number ({error}): {RESTORE}") from error
+    rows = list(itertools.chain.from_iterable(found))
+    if wrong := [row for row in rows if type(row) is not int]:
+        raise CorruptionError(f"the database names the row {wrong[0]!r:.80}, expected a number: {RESTORE}")
+    return np.array(rows, dtype=np.int64)
+
+
+def _are_numbers(text: str | None) -> bool:
+    """Whether a text is of whole numbers, single commas between them: at anything else NumPy stops, and only warns."""
+    digits = (text or "").removeprefix("-").replace(",-", ",")
+    return digits.isascii() and digits.replace(",", "").isdecimal() and ",," not in f",{digits},"
 
 
 def _all(masks: list[Mask]) -> Mask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 import numpy as np
@@ -17,7 +16,7 @@ from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTra
 from .database import RESTORE
 from .scan import best_of, cosines
 from .segments import PositionArray
-from .snapshot import Snapshot
+from .snapshot import Snapshot, decoded
 
 __all__ = ["Reranker", "candidates", "ranking"]
 
@@ -74,11 +73,11 @@ def ranking(
         best = rank(scores, snapshot.ids(positions), k)
         positions, scores = positions[best], scores[best]
         coarse_scores = None if coarse_scores is None else coarse_scores[best]
-    stored = snapshot.stored(positions)
-    found = [stored[position] for position in positions.tolist()]
-    order = rank(scores, [row[1] for row in found])
-    rows = [Row(found[i][1], found[i][2], json.loads(found[i][3])) for i in order]
-    if len({row.id for row in rows}) != len(rows):
+    found = snapshot.stored(positions)
+    ids = [row[1] for row in found]
+    order = rank(scores, ids)
+    rows = [Row(ids[i], found[i][2], decoded(found[i][3])) for i in order.tolist()]
+    if len(set(ids)) != len(ids):
         raise CorruptionError(f"the database holds an id twice, expected it once: {RESTORE}")
     if filter is not None and not all(matches(filter, row.id, row.metadata) for row in rows):
         raise CorruptionError(f"the filter index names a row that does not match, expected those that do: {RESTORE}")

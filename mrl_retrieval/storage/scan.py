@@ -25,7 +25,9 @@ def cosines(query: FloatArray, vectors: FloatArray, dims: int) -> FloatArray:
     query, vectors = query[:dims], vectors[:, :dims]
     dots = np.einsum("nd,d->n", vectors, query)
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors) * np.float32(query @ query))
-    scores: FloatArray = np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0)
+    if not lengths.all():
+        lengths[lengths == 0] = np.inf
+    scores: FloatArray = dots / lengths
     return scores
 
 
@@ -33,8 +35,10 @@ def best_of(scores: npt.NDArray[np.float32], k: int, slack: np.float32 | float =
     """Where the best ``k`` scores are, with all that tie with the last of them (or are within ``slack`` of it)."""
     if k >= len(scores):
         return np.arange(len(scores))
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    return np.flatnonzero(scores >= kth - slack)
+    ordered = scores.copy()
+    ordered.partition(len(scores) - k)
+    where: npt.NDArray[np.intp] = (scores >= ordered[len(scores) - k] - slack).nonzero()[0]
+    return where
 
 
 def exact_scan(

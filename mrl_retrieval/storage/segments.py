@@ -21,6 +21,7 @@ import numpy.typing as npt
 from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.matryoshka import FloatArray
 
+from .access import not_allowed
 from .checks import Sums, vector_sums
 from .files import os_errors, segment_name, sync_folder
 from .records import HEADER_BYTES, Records, SegmentFormat, Span
@@ -271,6 +272,8 @@ class Segments:
                 mapped = mmap.mmap(file.fileno(), least, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise damaged(path, "is missing", f"a segment with {rows} vectors") from error
+        except PermissionError as error:
+            raise not_allowed(f"reading {path}", path) from error
         except OSError as error:
             raise CorruptionError(f"{path} cannot be read: {error}; restore the collection from a backup") from error
         records = np.frombuffer(mapped, dtype=np.uint8, offset=HEADER_BYTES).reshape(rows, self.layout.row_bytes)

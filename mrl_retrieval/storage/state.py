@@ -7,6 +7,7 @@ import sqlite3
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,22 @@ class State:
 
     @classmethod
     def read(cls, connection: sqlite3.Connection, version: int) -> State:
-        """The state in the connection's transaction.
+        """The state in the connection's transaction; errors as of :meth:`checked`."""
+        return cls.checked(cls.fetch(connection, version), version)
+
+    @staticmethod
+    def fetch(connection: sqlite3.Connection, version: int) -> tuple[Any, ...] | None:
+        """The same as it is stored, unchecked."""
+        found: tuple[Any, ...] | None = connection.execute(_STATE_1 if version == 1 else _STATE_2).fetchone()
+        return found
+
+    @classmethod
+    def checked(cls, found: tuple[Any, ...] | None, version: int) -> State:
+        """The state from what :meth:`fetch` gave.
 
         Raises:
             CorruptionError: it is not there, or fails its checksum.
         """
-        found = connection.execute(_STATE_1 if version == 1 else _STATE_2).fetchone()
         if found is None:
             raise CorruptionError(f"the database has no row in its table 'state', expected one: {RESTORE}")
         if version == 1:

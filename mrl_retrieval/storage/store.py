@@ -59,7 +59,7 @@ class Store(Upkeep):
         """
         check_place(self.files.store)
         try:
-            with self._unbound_snapshot() as snapshot:
+            with self.snapshot(of_any=True) as snapshot:
                 manifest = snapshot.manifest()
                 self._bound = manifest.collection_id
                 return manifest

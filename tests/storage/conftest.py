@@ -10,7 +10,8 @@ import pytest
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import normalize
-from mrl_retrieval.storage import Store
+from mrl_retrieval.storage import CollectionFiles, Store
+from tests.storage.repairing import IDS
 
 DIM = 16
 
@@ -65,3 +66,13 @@ def store(open_store: Callable[..., Store], manifest: Manifest) -> Store:
     made = open_store()
     made.write_manifest(manifest, None)
     return made
+
+
+@pytest.fixture
+def filled(open_store: Callable[..., Store], manifest: Manifest, batch: Callable[..., RowBatch]) -> CollectionFiles:
+    """The files of a closed collection with segments of ten rows, one of them without a vector."""
+    store = open_store(segment_bytes=10 * 32)
+    store.write_manifest(manifest, None)
+    store.upsert(batch(*IDS, bare=("n4",), metadatas=[{"name": id, "n": i} for i, id in enumerate(IDS)]))
+    store.close()
+    return store.files

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mrl_retrieval.documents import RowBatch, check_metadata
-from mrl_retrieval.errors import FilterError
+from mrl_retrieval.errors import CorruptionError, FilterError
 from mrl_retrieval.filters import Compare, IdIn, check_order, matches, parse_filter
 from mrl_retrieval.storage.fields import encode, entries
+from mrl_retrieval.storage.masks import MaskCache
 from mrl_retrieval.storage.query import can_query
 
 # Few keys and values, so that filters hit; hostile ones, so that they hurt.
@@ -238,3 +241,31 @@ def test_encodings_are_equal_exactly_when_the_values_are(a, b):
     expected = matches(Compare(("k",), "$eq", a), "", {"k": b})
     assert (encode(a) == encode(b)) == expected
     assert not math.isnan(hash(encode(a))) and json.dumps(a) is not None
+
+
+@pytest.mark.parametrize("wrong", ["'x'", "1.5", "'1,2'", "x'00'", "'1-2'", "1000000", "-7"])
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_row_number_that_is_none_is_damage(store, batch, monkeypatch, wrong, as_text):
+    """Damaged after the entries of the path were checked: what the index says is held to be a row number at least."""
+    if not as_text:
+        monkeypatch.setattr("mrl_retrieval.storage.query._MOST_AS_TEXT", 0)
+    store.upsert(batch(*"abcdef", metadatas=[{"n": i % 2} for i in range(6)]))
+    with store.snapshot() as snapshot:
+        assert np.flatnonzero(snapshot.mask(parse_filter({"n": 1}))).tolist() == [1, 3, 5]
+    with closing(sqlite3.connect(store.files.database, isolation_level=None)) as connection:
+        connection.execute(f"UPDATE field SET row = {wrong} WHERE kind = 2 AND value = 0 AND row = 2")
+    with store.snapshot() as snapshot, pytest.raises(CorruptionError, match="expected"):
+        snapshot.mask(parse_filter({"n": 0}))
+
+
+def test_rows_are_the_same_one_by_one(store, batch, monkeypatch):
+    store.upsert(batch(*"abcdef", bare=("b", "e"), metadatas=[{"n": i % 3, "l": [i, "x"]} for i in range(6)]))
+    filters = [{"n": 1}, {"n": {"$gte": 1}}, {"l": {"$contains": "x"}}, {"n": {"$nin": [0, 7]}}, {"n": 9}]
+    masks = []
+    for most in (10**6, 0):
+        monkeypatch.setattr("mrl_retrieval.storage.query._MOST_AS_TEXT", most)
+        store._masks = MaskCache()
+        with store.snapshot() as snapshot:
+            masks.append([snapshot.mask(parse_filter(each)).tolist() for each in filters])
+    assert masks[0] == masks[1]
+    assert [sum(mask) for mask in masks[0]] == [2, 4, 6, 4, 0]
