@@ -2,7 +2,8 @@
 
 Two processes whose commits LanceDB lets through at the same moment may leave an id twice (seen with 0.40: two
 ``merge_insert`` of the same new key are both taken for mere additions). So our writers take turns, by a lock that
-goes with a process that is killed. Readers take none: every read looks for the newest version first.
+goes with a process that is killed. Readers take none: every read opens the table anew, at its newest version, and stays
+with that version.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mrl_retrieval.storage import WriterLock
 
 from ._lancedb_package import lancedb
 
-__all__ = ["Database", "table_is_gone"]
+__all__ = ["Database", "Handles", "table_is_gone"]
 
 # The process that has used LanceDB. Its children by fork inherit a runtime whose threads are gone: seen with 0.40, a
 # child that writes dies of a segmentation fault in one of three cases, so they are refused instead.
@@ -50,7 +50,7 @@ class Database:
         self.address = address
         self.folder = None if address.in_memory else Path(os.path.realpath(address.folder))
         """The folder; None in memory."""
-        self._lock_timeout = lock_timeout
+        self._lock_timeout = min(lock_timeout, threading.TIMEOUT_MAX)
         self._opening = threading.Lock()
         self._db: Any = None
         self._closed = False
@@ -77,7 +77,7 @@ class Database:
 
     def reader(self) -> Any | None:
         """The connection, or None where there is no database yet; creates nothing on disk."""
-        return self.connection() if self._is_there() or self._closed else None
+        return self.connection() if self._db is not None or self._closed or self._is_there() else None
 
     def connection(self) -> Any:
         """The connection; creates the folder where there is none."""
@@ -89,7 +89,7 @@ class Database:
                 with self.errors("connecting"):
                     _users[:] = [os.getpid()]
                     place = "memory://" if self.folder is None else str(self.folder)
-                    self._db = lancedb.connect(place, read_consistency_interval=timedelta(0))
+                    self._db = lancedb.connect(place, read_consistency_interval=None)
             return self._db
 
     @contextlib.contextmanager
@@ -140,7 +140,7 @@ class Database:
                     return sorted(names)
 
     def open_table(self, name: str) -> Any | None:
-        """A table, or None where it is not there."""
+        """A table at its newest version, with which it stays; or None where it is not there."""
         db = self.reader()
         if db is None:
             return None
@@ -196,3 +196,37 @@ class Database:
         if isinstance(error, TimeoutError):
             return BackendUnavailable(f"{start}; repeat the call")
         return BackendError(start)
+
+
+class Handles:
+    """Of one table. They are used again, since a new one has to read first what an older one knows."""
+
+    def __init__(self, database: Database, name: str) -> None:
+        self._database = database
+        self._name = name
+        self._free: list[Any] = []
+
+    @contextlib.contextmanager
+    def newest(self) -> Iterator[Any | None]:
+        """A handle at the newest version, where it stays while nobody else has it; None where the table is gone."""
+        try:
+            # Taken off the list: somebody else's look for a newer version would move this one too.
+            table = self._free.pop()
+        except IndexError:
+            table = self._database.open_table(self._name)
+        else:
+            table = table if self._refreshed(table) else None
+        yield table
+        # Not where something failed: whoever comes next had better open the table anew.
+        if table is not None:
+            self._free.append(table)
+
+    def _refreshed(self, table: Any) -> bool:
+        try:
+            with self._database.errors("looking for the newest version"):
+                table.checkout_latest()
+        except BackendError as error:
+            if table_is_gone(error):
+                return False
+            raise
+        return True

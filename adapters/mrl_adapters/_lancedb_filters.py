@@ -28,7 +28,9 @@ from mrl_retrieval.values import by_value, kind, paths
 __all__ = [
     "IDS_IN_SQL",
     "OPERATORS",
+    "answered_by_indexes",
     "can_compile",
+    "can_push_down",
     "compile_where",
     "key_of",
     "keys_in",
@@ -91,6 +93,19 @@ def can_compile(filter: Filter) -> bool:
         and _depth(filter) <= _DEEPEST
         and sum(map(_operands, _all_nodes(filter))) <= _MOST_OPERANDS
     )
+
+
+def can_push_down(filter: Filter) -> bool:
+    """Whether a search takes it as it is: also a list of ids of any length."""
+    return isinstance(filter, IdIn) or can_compile(filter)
+
+
+def answered_by_indexes(where: str) -> bool:
+    """Whether LanceDB can count what meets a condition of :func:`compile_where` by its indexes, which takes 0.4 ms.
+
+    The order of values has none: all of them are read, which takes as long as the search itself.
+    """
+    return "order_values" not in where
 
 
 def compile_where(filter: Filter) -> str:

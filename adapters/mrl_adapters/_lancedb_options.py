@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -15,6 +16,9 @@ QUANTIZATION = frozenset({"scalar", "product", "binary"})
 """What ``coarse_quantization`` takes besides ``"none"``."""
 
 _FEWEST_TO_TRAIN = 256
+# LanceDB counts in 32 bits, and in microseconds of 64 bits.
+_LARGEST = 2**31 - 1
+_LONGEST = 1e9
 
 _CHOICES = {
     "index": ("auto", "flat", "ivf", "hnsw"),
@@ -119,12 +123,12 @@ class Opening:
         _whole("nprobes", self.nprobes, 1)
         if self.refine_factor is not None:
             _whole("refine_factor", self.refine_factor, 1)
-        for name, least in (("lock_timeout", 0.0), ("keep_versions", 0.001)):
+        for name, least, most in (("lock_timeout", 0.0, math.inf), ("keep_versions", 0.001, _LONGEST)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-                raise InvalidInput(f"{name}={value!r}: give seconds as a number of at least {least:g}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+                raise InvalidInput(f"{name}={value!r}: give seconds as a number from {least:g} to {most:g}")
 
 
 def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInput(f"{name}={value!r}: give a whole number of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
+        raise InvalidInput(f"{name}={value!r}: give a whole number from {least} to {_LARGEST}")

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mrl_retrieval.documents import RowBatch
+from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, prefix
 
 from . import _lancedb_filters as filters
 from ._lancedb_package import pa
 
-__all__ = ["columns", "matrix", "row_schema", "to_arrow", "to_batch"]
+__all__ = ["columns", "matrix", "row_schema", "to_arrow", "to_batch", "to_rows"]
 
 _DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -79,6 +79,12 @@ def to_batch(table: Any, fine_dims: int) -> RowBatch:
         vectors=matrix(table["full"], fine_dims) if "full" in names else None,
         has_vector=np.asarray(table["has_vector"].to_numpy(zero_copy_only=False), dtype=np.bool_),
     )
+
+
+def to_rows(ids: Sequence[str], table: Any) -> list[Row]:
+    """An Arrow table of ``document`` and ``metadata`` as rows of these ids, without vectors."""
+    texts = zip(ids, table["document"].to_pylist(), table["metadata"].to_pylist(), strict=True)
+    return [Row(id, document, json.loads(metadata)) for id, document, metadata in texts]
 
 
 def matrix(column: Any, dims: int) -> FloatArray:

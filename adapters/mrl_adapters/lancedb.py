@@ -7,6 +7,7 @@ like is in ``_lancedb_rows``, how a filter becomes SQL without a user's words in
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -20,27 +21,19 @@ from mrl_retrieval.address import Address
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import BackendError, CollectionNotFound, InvalidInput
-from mrl_retrieval.filters import Filter, IdIn, check_order
+from mrl_retrieval.filters import Filter
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
-from mrl_retrieval.two_stage import (
-    Candidates,
-    CoarseSearch,
-    FetchVectors,
-    Ranking,
-    Request,
-    SearchRequest,
-    drive,
-    two_stage,
-)
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
 from . import _lancedb_filters as filters
-from . import _lancedb_reading as reading
 from . import _lancedb_rows as rows
 from ._lancedb_collections import Collections, Entry
-from ._lancedb_database import Database, table_is_gone
+from ._lancedb_database import Database, Handles, table_is_gone
 from ._lancedb_options import QUANTIZATION, Opening, Settings
-from ._lancedb_upkeep import Upkeep, vector_index
+from ._lancedb_search import Effort
+from ._lancedb_snapshot import Snapshot
+from ._lancedb_upkeep import Upkeep
 
 __all__ = ["LanceDBBackend"]
 
@@ -98,12 +91,12 @@ class LanceDBBackend(Backend):
         self._database = database
         self._opening = opening
         self._collections = Collections(database, address.collection, fixed, opening.keep_versions)
-        self._current: tuple[Entry, Any] | None = None
+        self._current: tuple[Entry, Handles] | None = None
         self._declare(Settings.of(fixed))
 
     def _declare(self, settings: Settings) -> None:
         """What this collection's settings make of the capabilities, and of the search."""
-        self._effort = reading.Effort(self._opening.nprobes, self._opening.refine_factor or settings.refine_factor)
+        self._effort = Effort(self._opening.nprobes, self._opening.refine_factor or settings.refine_factor)
         self.capabilities = replace(
             type(self).capabilities,
             persistent=not self.address.in_memory,
@@ -163,30 +156,36 @@ class LanceDBBackend(Backend):
     def _forget(self) -> None:
         self._current = None
 
-    def _table(self) -> Any:
-        """The table of rows, which looks for its newest version by itself.
+    def _look_up(self) -> tuple[Entry, Any]:
+        """Ask the catalogue which table holds the rows, now, and open that.
 
         Raises:
             CollectionNotFound: there is no collection.
         """
-        current = self._current
-        return self._look_up()[1] if current is None else current[1]
-
-    def _look_up(self) -> tuple[Entry, Any]:
-        """Ask the catalogue which table holds the rows, now."""
         entry = self._collections.read()
-        table = None if entry is None else self._same_table(entry) or self._database.open_table(entry.rows)
+        table = None if entry is None else self._database.open_table(entry.rows)
         if entry is None or table is None:
             self._manifest = None
             self._forget()
             raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
+        if self._current is None or self._current[0].rows != entry.rows:
+            self._current = entry, Handles(self._database, entry.rows)
         self._manifest = entry.manifest
-        self._current = entry, table
         return entry, table
 
-    def _same_table(self, entry: Entry) -> Any | None:
-        current = self._current
-        return current[1] if current is not None and current[0].rows == entry.rows else None
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[Snapshot]:
+        """The collection as the last commit of whichever process left it."""
+        entry, handles = self._current or (None, None)
+        if entry is not None and handles is not None:
+            with handles.newest() as table:
+                if table is not None:
+                    yield self._snapshot_of(entry, table)
+                    return
+        yield self._snapshot_of(*self._look_up())
+
+    def _snapshot_of(self, entry: Entry, table: Any) -> Snapshot:
+        return Snapshot(table, entry.manifest.fine_dims, self._effort)
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -236,116 +235,64 @@ class LanceDBBackend(Backend):
 
     @_read_again
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
-        found: dict[str, Row] = {}
-        with self._database.errors("reading rows"):
-            wanted = rows.columns(vectors=vectors, documents=True)
-            for part in reading.by_ids(self._table(), list(dict.fromkeys(ids)), wanted):
-                batch = rows.to_batch(part, self.manifest.fine_dims)
-                found.update((row.id, row) for row in batch.rows())
-        return [found.get(id) for id in ids]
+        with self._database.errors("reading rows"), self._snapshot() as snapshot:
+            return snapshot.get(ids, vectors=vectors)
 
     @_read_again
     def count(self, filter: Filter | None = None) -> int:
-        pushed = self.resolve_filter(filter)
-        with self._database.errors("counting"):
-            return reading.count(self._table(), pushed)
+        with self._database.errors("counting"), self._snapshot() as snapshot:
+            return snapshot.count(snapshot.resolve(filter))
 
     def scan(
         self, filter: Filter | None = None, *, vectors: bool = False, documents: bool = True, batch_size: int = 1000
     ) -> Iterator[RowBatch]:
-        pushed = self.resolve_filter(filter)
         with self._database.errors("listing rows"):
-            wanted = rows.columns(vectors=vectors, documents=documents)
-            for part in reading.stream(self._table(), pushed, wanted, batch_size=batch_size):
-                yield rows.to_batch(part, self.manifest.fine_dims)
+            snapshot, resolved = self._resolved(filter)
+            yield from snapshot.scan(resolved, vectors=vectors, documents=documents, batch_size=batch_size)
 
     @_read_again
     def fetch_vectors(self, ids: Sequence[str]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
-        unique = list(dict.fromkeys(ids))
-        at = {id: i for i, id in enumerate(unique)}
-        out = np.zeros((len(unique), self.manifest.fine_dims), dtype=np.float32)
-        found = np.zeros(len(unique), dtype=np.bool_)
-        with self._database.errors("reading vectors"):
-            for part in reading.by_ids(self._table(), unique, ["id", "full", "has_vector"]):
-                positions = [at[id] for id in part["id"].to_pylist()]
-                out[positions] = rows.matrix(part["full"], out.shape[1])
-                found[positions] = part["has_vector"].to_numpy()
-        asked = np.fromiter((at[id] for id in ids), dtype=np.intp, count=len(ids))
-        return out[asked], found[asked]
+        with self._database.errors("reading vectors"), self._snapshot() as snapshot:
+            return snapshot.fetch_vectors(ids)
 
     # -- search --------------------------------------------------------------------------------------------
 
+    @_read_again
     def search(self, request: SearchRequest) -> list[Ranking]:
-        """As everywhere, but for the full vectors, which come with the candidates."""
-        if request.exact:
-            return super().search(request)
-        fetched: dict[str, tuple[Any, int]] = {}
-
-        def perform(step: Request) -> Any:
-            match step:
-                case CoarseSearch(vectors, limit, filter):
-                    found = self._nearest(vectors, limit, filter, full=True)
-                    for _, table in found:
-                        if table is not None:
-                            full = rows.matrix(table["full"], self.manifest.fine_dims)
-                            fetched.update((id, (full, i)) for i, id in enumerate(table["id"].to_pylist()))
-                    return [candidates for candidates, _ in found]
-                case FetchVectors(ids) if ids and all(id in fetched for id in ids):
-                    return np.array([fetched[id][0][fetched[id][1]] for id in ids]), np.ones(len(ids), dtype=np.bool_)
-                case _:
-                    return self.perform(step)
-
-        return drive(two_stage(request), perform)
-
-    def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        return [candidates for candidates, _ in self._nearest(vectors, limit, filter, full=False)]
+        """As everywhere, but all on one version, and the full vectors come with the candidates."""
+        with self._database.errors("searching"), self._snapshot() as snapshot:
+            return snapshot.search(request)
 
     @_read_again
-    def _nearest(
-        self, vectors: FloatArray, limit: int, filter: Filter | None, *, full: bool
-    ) -> list[tuple[Candidates, Any]]:
-        with self._database.errors("searching"):
-            return reading.nearest(self._table(), vectors, limit, filter, self._effort, full=full)
+    def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
+        with self._database.errors("searching"), self._snapshot() as snapshot:
+            return [each.candidates for each in snapshot.nearest(vectors, limit, filter, full=False)]
 
     @_read_again
     def exact_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-        with self._database.errors("searching exactly"):
-            return reading.exactly(self._table(), vectors, limit, filter)
+        with self._database.errors("searching exactly"), self._snapshot() as snapshot:
+            return [each.candidates for each in snapshot.exactly(vectors, limit, filter)]
 
     # -- filters -------------------------------------------------------------------------------------------
 
     def can_filter(self, filter: Filter) -> bool:
-        return isinstance(filter, IdIn) or filters.can_compile(filter)
+        return filters.can_push_down(filter)
+
+    def resolve_filter(self, filter: Filter | None) -> Filter | None:
+        return self._resolved(filter)[1]
 
     @_read_again
-    def resolve_filter(self, filter: Filter | None) -> Filter | None:
-        offenders = filters.order_offenders(filter) if filter is not None and self.can_filter(filter) else None
-        if offenders is not None:
-            with self._database.errors("checking the filter"):
-                found = self._table().search().where(offenders).select(["id", "metadata", "has_vector"]).limit(1)
-                for row in rows.to_batch(found.to_arrow(), 0).rows():
-                    check_order(filter, row.id, row.metadata)
-        return super().resolve_filter(filter)
+    def _resolved(self, filter: Filter | None) -> tuple[Snapshot, Filter | None]:
+        with self._database.errors("checking the filter"):
+            snapshot = self._snapshot_of(*self._look_up())
+            return snapshot, snapshot.resolve(filter)
 
     # -- the rest ------------------------------------------------------------------------------------------
 
     @_read_again
     def stats(self) -> BackendStats:
-        with self._database.errors("counting"):
-            table = self._table()
-            index = vector_index(table)
-            parts = table.stats()
-            return BackendStats(
-                rows=int(table.count_rows()),
-                vectors=int(table.count_rows("has_vector")),
-                bytes={"coarse": None, "fine": None, "rows": None},
-                details={
-                    "index": "flat" if index is None else str(table.index_stats(index[0]).index_type).lower(),
-                    "table_bytes": int(parts["total_bytes"]),
-                    "files": int(parts["fragment_stats"]["num_fragments"]),
-                    "version": int(table.version),
-                },
-            )
+        with self._database.errors("counting"), self._snapshot() as snapshot:
+            return snapshot.stats()
 
     def close(self) -> None:
         self._forget()

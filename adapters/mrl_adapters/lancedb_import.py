@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mrl_retrieval.address import Address
 from mrl_retrieval.documents import content_id
 from mrl_retrieval.errors import CollectionNotFound, InvalidInput
-from mrl_retrieval.moving.importing import Fields, ForeignBatch, ForeignCollection, plain_json
+from mrl_retrieval.moving.foreign import Fields, ForeignBatch, ForeignCollection, plain_json
 
 from ._foreign import Column, check_ids, check_options, listed, roles_of, vectors_first
 from ._lancedb_database import Database

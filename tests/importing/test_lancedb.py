@@ -124,10 +124,13 @@ def test_rows_without_a_vector_come_first(tmp_path: Path) -> None:
     assert (report.rows, report.vectors) == (250, 150)
 
 
-def test_a_table_from_pandas(tmp_path: Path) -> None:
-    pd = pytest.importorskip("pandas", reason="pandas is not installed")
-    when = pd.to_datetime(["2024-01-02 03:04:05"] * 249 + [None])
-    make(tmp_path, pd.DataFrame({"id": range(250), "vector": list(VECTORS), "content": TEXTS, "when": when}))
+@pytest.mark.parametrize("unit", ["s", "us", "ns"])
+def test_a_table_as_pandas_makes_it(tmp_path: Path, unit: str) -> None:
+    """Times without a zone, in whichever unit, and pandas' own words in the schema."""
+    when = np.array(["2024-01-02T03:04:05"] * 249 + ["NaT"], dtype=f"datetime64[{unit}]")
+    numbers = list(range(250))
+    made = pa.table({"id": numbers, "vector": vector_column(VECTORS), "content": TEXTS, "when": pa.array(when)})
+    make(tmp_path, made.replace_schema_metadata({"pandas": '{"index_columns": [], "columns": []}'}))
     report = import_collection(address(tmp_path), f"faiss:{tmp_path}/kb", encoder=ENCODER)
     with MatryoshkaRetriever.open(report.target) as retriever:
         first, last = retriever.get(["0", "249"])

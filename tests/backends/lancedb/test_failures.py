@@ -1,0 +1,98 @@
+"""What LanceDB raises comes out as this library's errors."""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import Any
+
+import pytest
+
+pytest.importorskip("lancedb", reason="lancedb is not installed: pip install 'mrl-retrieval[lancedb]'")
+
+
+from lancedb.table import LanceTable
+
+from mrl_adapters import _lancedb_upkeep as upkeep
+from mrl_adapters.lancedb import LanceDBBackend
+from mrl_retrieval.documents import RowBatch
+from mrl_retrieval.errors import (
+    BackendError,
+)
+from tests.backends.lancedb.helpers import COARSE, batch, rows, vectors
+
+
+class PanicException(BaseException):
+    """Named as PyO3's, which is no Exception either."""
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("error", "remedy"),
+        [
+            (PanicException("index out of bounds"), "open the collection again"),
+            (OSError(errno.ENOSPC, "No space left on device"), "make room"),
+            (RuntimeError("lance error: LanceError(IO): ... No space left on device (os error 28)"), "make room"),
+            (RuntimeError("lance error: ... Permission denied (os error 13)"), "give this process the right"),
+            (ValueError("Invalid input, whatever"), "Invalid input, whatever"),
+        ],
+    )
+    def test_lancedbs_errors_are_ours_with_its_words(
+        self, memory: LanceDBBackend, monkeypatch: pytest.MonkeyPatch, error: BaseException, remedy: str
+    ) -> None:
+        memory.upsert(batch(rows(5)))
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise error
+
+        for name in ("merge_insert", "search", "delete", "count_rows"):
+            monkeypatch.setattr(LanceTable, name, fail)
+        calls = [
+            lambda: memory.upsert(batch(rows(1))),
+            lambda: memory.delete(["id1"]),
+            lambda: memory.get(["id1"]),
+            lambda: memory.coarse_search(vectors(1, dim=COARSE), 3, None),
+            lambda: list(memory.scan()),
+            lambda: memory.fetch_vectors(["id1"]),
+            memory.count,
+            memory.stats,
+        ]
+        for call in calls:
+            with pytest.raises(BackendError, match=re.escape(remedy)) as raised:
+                call()
+            assert raised.value.__cause__ is error
+
+    def test_an_interrupt_is_not_swallowed(self, memory: LanceDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*args: Any) -> Any:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(LanceTable, "count_rows", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            memory.count()
+
+    def test_a_commit_stands_when_tidying_up_fails(
+        self, memory: LanceDBBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(self: upkeep.Upkeep) -> None:
+            raise RuntimeError("no room for an index")
+
+        monkeypatch.setattr(upkeep.Upkeep, "if_due", fail)
+        memory.upsert(batch(rows(5)))
+        assert memory.count() == 5 and "no room for an index" in caplog.text
+
+    def test_after_close(self, memory: LanceDBBackend) -> None:
+        memory.upsert(batch(rows(5)))
+        memory.close()
+        memory.close()
+        with pytest.raises(BackendError, match="closed"):
+            memory.count()
+
+    def test_a_failed_batch_leaves_nothing(self, memory: LanceDBBackend) -> None:
+        memory.upsert(batch(rows(5)))
+        good = batch(rows(50, before="new"))
+        wrong = RowBatch(
+            good.ids, good.documents, [*good.metadatas[:-1], {"x": object()}], good.vectors, good.has_vector
+        )
+        with pytest.raises((BackendError, TypeError)):
+            memory.upsert(wrong)
+        assert memory.count() == 5
