@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import qdrant_edge as edge
 
-from mrl_adapters import _qdrant_edge_types as types
+from mrl_adapters._qdrant_edge import types
 
 __all__ = ["QdrantServer", "Refusal", "run_qdrant"]
 

@@ -2,7 +2,7 @@
 
 The coarse stage is Chroma's HNSW search over the prefixes; the rerank reads the candidates' full vectors and scores
 them here, because Chroma's own search among given ids goes over the graph too and may miss some. How rows are laid
-out, so that an interrupted write leaves the old row or the new one, is in ``_chroma_rows``.
+out, so that an interrupted write leaves the old row or the new one, is in ``_chroma/rows.py``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.two_stage import Candidates
 
-from . import _chroma_filters as filters
-from ._chroma_client import Connection
-from ._chroma_collections import Collections, Pair
-from ._chroma_options import GRAPH, NAMES, checked_graph
-from ._chroma_rows import IDS_PER_CALL, RowStore, parts
-from ._chroma_search import Searcher
-from ._chroma_systems import write_lock
+from ._chroma import filters
+from ._chroma.client import Connection
+from ._chroma.collections import Collections, Pair
+from ._chroma.options import GRAPH, NAMES, checked_graph
+from ._chroma.rows import IDS_PER_CALL, RowStore, parts
+from ._chroma.search import Searcher
+from ._chroma.systems import write_lock
 
 __all__ = ["ChromaBackend"]
 

@@ -9,7 +9,7 @@ from mrl_retrieval.address import Address
 from mrl_retrieval.errors import CollectionNotFound, InvalidInput
 from mrl_retrieval.moving.foreign import Fields, ForeignBatch, ForeignCollection
 
-from ._chroma_client import Connection
+from ._chroma.client import Connection
 
 __all__ = ["ChromaForeign", "open_foreign"]
 

@@ -37,9 +37,9 @@ from mrl_retrieval.storage import (
 from mrl_retrieval.storage.forks import register
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
-from ._faiss_following import FollowingIndex
-from ._faiss_index import cache_problem
-from ._faiss_search import coarse_candidates, exact_candidates, exact_rankings, rankings
+from ._faiss.following import FollowingIndex
+from ._faiss.index import cache_problem
+from ._faiss.search import coarse_candidates, exact_candidates, exact_rankings, rankings
 
 __all__ = ["FaissBackend"]
 

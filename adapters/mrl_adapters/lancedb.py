@@ -2,7 +2,7 @@
 
 The coarse stage is LanceDB's search over the prefixes, with the filter applied before it. The same query brings the
 candidates' full vectors along, and they are scored here, which is faster than asking a second time. What a row looks
-like is in ``_lancedb_rows``, how a filter becomes SQL without a user's words in it in ``_lancedb_filters``.
+like is in ``_lancedb/rows.py``, how a filter becomes SQL without a user's words in it in ``_lancedb/filters.py``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
-from . import _lancedb_filters as filters
-from . import _lancedb_rows as rows
-from ._lancedb_collections import Collections, Entry
-from ._lancedb_database import Database, Handles, table_is_gone
-from ._lancedb_options import QUANTIZATION, Opening, Settings
-from ._lancedb_search import Effort
-from ._lancedb_snapshot import Snapshot
-from ._lancedb_upkeep import Upkeep
+from ._lancedb import filters, rows
+from ._lancedb.collections import Collections, Entry
+from ._lancedb.database import Database, Handles, table_is_gone
+from ._lancedb.options import QUANTIZATION, Opening, Settings
+from ._lancedb.search import Effort
+from ._lancedb.snapshot import Snapshot
+from ._lancedb.upkeep import Upkeep
 
 __all__ = ["LanceDBBackend"]
 

@@ -12,10 +12,10 @@ from mrl_retrieval.errors import CollectionNotFound, InvalidInput
 from mrl_retrieval.moving.foreign import Fields, ForeignBatch, ForeignCollection, plain_json
 
 from ._foreign import Column, check_ids, check_options, listed, roles_of, vectors_first
-from ._lancedb_database import Database
-from ._lancedb_options import Opening
-from ._lancedb_package import pa
-from ._lancedb_rows import matrix
+from ._lancedb.database import Database
+from ._lancedb.options import Opening
+from ._lancedb.package import pa
+from ._lancedb.rows import matrix
 
 __all__ = ["LanceDBForeign", "open_foreign"]
 

@@ -31,14 +31,13 @@ from mrl_retrieval.two_stage import (
     two_stage,
 )
 
-from . import _milvus_filters as filters
-from . import _milvus_rows as rows
-from ._milvus_client import Connection
-from ._milvus_collections import COARSE, DOCUMENT, FULL, HAS_VECTOR, METADATA, PK, Collections, Table
-from ._milvus_entities import BYTES_PER_CALL, KEYS_PER_CALL, ROWS_PER_WRITE, Entities
-from ._milvus_lite import bytes_in
-from ._milvus_options import EXACT_INDEXES, QUANTIZATION, Options
-from ._milvus_search import Search
+from ._milvus import filters, rows
+from ._milvus.client import Connection
+from ._milvus.collections import COARSE, DOCUMENT, FULL, HAS_VECTOR, METADATA, PK, Collections, Table
+from ._milvus.entities import BYTES_PER_CALL, KEYS_PER_CALL, ROWS_PER_WRITE, Entities
+from ._milvus.lite import bytes_in
+from ._milvus.options import EXACT_INDEXES, QUANTIZATION, Options
+from ._milvus.search import Search
 
 __all__ = ["MilvusBackend"]
 

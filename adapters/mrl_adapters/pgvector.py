@@ -27,10 +27,10 @@ try:
 except ImportError as error:
     raise MissingExtra("the pgvector backend", "pgvector") from error
 
-from . import _pgvector_filters as filters
-from ._pgvector_client import Statement
-from ._pgvector_options import Options
-from ._pgvector_rows import (
+from ._pgvector import filters
+from ._pgvector.client import Statement
+from ._pgvector.options import Options
+from ._pgvector.rows import (
     FINE,
     GET,
     chunks,
@@ -45,10 +45,10 @@ from ._pgvector_rows import (
     select_statement,
     upsert_statements,
 )
-from ._pgvector_search import search_settings, search_statement
-from ._pgvector_session import Known, Session
-from ._pgvector_stats import read_stats, stats_statement
-from ._pgvector_values import read_vector, unescape
+from ._pgvector.search import search_settings, search_statement
+from ._pgvector.session import Known, Session
+from ._pgvector.stats import read_stats, stats_statement
+from ._pgvector.values import read_vector, unescape
 
 __all__ = ["PgvectorBackend"]
 

@@ -21,9 +21,9 @@ except ImportError as error:
     raise MissingExtra("the pgvector importer", "pgvector") from error
 
 from ._foreign import Column, Roles, check_options, listed, roles_of
-from ._pgvector_client import Connections, Statement
-from ._pgvector_options import Options
-from ._pgvector_values import read_vector
+from ._pgvector.client import Connections, Statement
+from ._pgvector.options import Options
+from ._pgvector.values import read_vector
 
 __all__ = ["PgvectorForeign", "open_foreign"]
 

@@ -22,16 +22,14 @@ try:
 except ImportError as error:
     raise MissingExtra("the qdrant backend", "qdrant") from error
 
-from . import _qdrant_filters as filters
-from . import _qdrant_local as local
-from . import _qdrant_points as points
-from ._qdrant_client import Connection
-from ._qdrant_errors import forbids_exact
-from ._qdrant_filters import JSON
-from ._qdrant_layout import QUANTIZATIONS, payload_indexes, vectors_config
-from ._qdrant_options import ServerOptions
-from ._qdrant_points import COARSE, Point, ScoredPoint
-from ._qdrant_search import QdrantSearch
+from ._qdrant import filters, local, points
+from ._qdrant.client import Connection
+from ._qdrant.errors import forbids_exact
+from ._qdrant.filters import JSON
+from ._qdrant.layout import QUANTIZATIONS, payload_indexes, vectors_config
+from ._qdrant.options import ServerOptions
+from ._qdrant.points import COARSE, Point, ScoredPoint
+from ._qdrant.search import QdrantSearch
 
 __all__ = ["QdrantBackend"]
 

@@ -25,16 +25,15 @@ try:
 except ImportError as error:
     raise MissingExtra("the qdrant-edge backend", "qdrant-edge") from error
 
-from . import _qdrant_edge_types as types
-from . import _qdrant_filters as filters
-from . import _qdrant_points as points
-from ._qdrant_edge_files import EdgeFiles, collection_names, is_ours
-from ._qdrant_edge_shard import SharedShard, acquire, release
-from ._qdrant_filters import JSON
-from ._qdrant_layout import QUANTIZATIONS, payload_indexes, vectors_config
-from ._qdrant_options import Options
-from ._qdrant_points import COARSE, Point, ScoredPoint
-from ._qdrant_search import QdrantSearch
+from ._qdrant import filters, points
+from ._qdrant.filters import JSON
+from ._qdrant.layout import QUANTIZATIONS, payload_indexes, vectors_config
+from ._qdrant.options import Options
+from ._qdrant.points import COARSE, Point, ScoredPoint
+from ._qdrant.search import QdrantSearch
+from ._qdrant_edge import types
+from ._qdrant_edge.files import EdgeFiles, collection_names, is_ours
+from ._qdrant_edge.shard import SharedShard, acquire, release
 
 __all__ = ["QdrantEdgeBackend"]
 

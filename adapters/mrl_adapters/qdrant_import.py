@@ -16,8 +16,8 @@ except ImportError as error:
     raise MissingExtra("the qdrant importer", "qdrant") from error
 
 from ._foreign import TEXT_NAMES, check_ids, check_options, listed, vectors_first
-from ._qdrant_client import Connection
-from ._qdrant_options import ServerOptions
+from ._qdrant.client import Connection
+from ._qdrant.options import ServerOptions
 from .qdrant import MANIFEST
 
 __all__ = ["QdrantForeign", "open_foreign"]

@@ -16,8 +16,8 @@ from tests.places import drop_all
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import _milvus_entities
-from mrl_adapters._milvus_collections import Collections
+from mrl_adapters._milvus import entities as _milvus_entities
+from mrl_adapters._milvus.collections import Collections
 
 MILVUS_URL = os.environ.get("MRL_MILVUS_URL")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from chromadb.config import Settings
 
-from mrl_adapters._chroma_client import _sessions
+from mrl_adapters._chroma.client import _sessions
 from mrl_retrieval import MatryoshkaRetriever, errors
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.moving.importing import Fields, import_collection

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("chromadb", reason="chromadb is not installed: pip install 'mrl-retrieval[chroma]'")
 
-from mrl_adapters._chroma_filters import rank
+from mrl_adapters._chroma.filters import rank
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import (

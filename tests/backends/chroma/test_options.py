@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("chromadb", reason="chromadb is not installed: pip install 'mrl-retrieval[chroma]'")
 
-from mrl_adapters._chroma_client import Connection
+from mrl_adapters._chroma.client import Connection
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import (

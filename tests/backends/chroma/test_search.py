@@ -14,7 +14,7 @@ pytest.importorskip("chromadb", reason="chromadb is not installed: pip install '
 
 from chromadb.errors import InternalError
 
-from mrl_adapters import _chroma_search
+from mrl_adapters._chroma import search as _chroma_search
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.filters import IdIn, parse_filter

@@ -20,7 +20,7 @@ from tests.backends.faiss.helpers import folder, ids_of, rows, two_stages, vecto
 def test_the_cache_file_is_used(flushed, opened, address, monkeypatch):
     _, queries, answers = flushed
     backend = opened(address)
-    monkeypatch.setattr("mrl_adapters._faiss_index.prefix", None)  # adding a vector would call it
+    monkeypatch.setattr("mrl_adapters._faiss.index.prefix", None)  # adding a vector would call it
     assert ids_of(backend.search(two_stages(queries, candidates=20))) == answers
 
 
@@ -99,7 +99,7 @@ def test_killed_between_the_index_and_its_sidecar(kb, opened, address, monkeypat
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mrl_adapters._faiss_index.write_atomically", killed)
+    monkeypatch.setattr("mrl_adapters._faiss.index.write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         kb.flush()
     monkeypatch.undo()

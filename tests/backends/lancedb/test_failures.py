@@ -13,7 +13,7 @@ pytest.importorskip("lancedb", reason="lancedb is not installed: pip install 'mr
 
 from lancedb.table import LanceTable
 
-from mrl_adapters import _lancedb_upkeep as upkeep
+from mrl_adapters._lancedb import upkeep
 from mrl_adapters.lancedb import LanceDBBackend
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.errors import (

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("lancedb", reason="lancedb is not installed: pip install 'mrl-retrieval[lancedb]'")
 
 
-from mrl_adapters import _lancedb_upkeep as upkeep
+from mrl_adapters._lancedb import upkeep
 from mrl_adapters.lancedb import LanceDBBackend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.filters import IdIn, matches, parse_filter

@@ -56,7 +56,7 @@ class TestOptions:
         with pytest.raises(InvalidInput, match="colour"):
             open_backend("lancedb:", colour="red")
 
-    @pytest.mark.parametrize("value", [[], {}, ("flat",), b"flat", "a string", True, math.nan, object(), -1], ids=repr)
+    @pytest.mark.parametrize("value", [[], {}, ("flat",), b"flat", "a string", True, math.nan, int, -1], ids=repr)
     @pytest.mark.parametrize("name", sorted(LanceDBBackend.options))
     def test_values_of_a_wrong_type(self, name: str, value: Any) -> None:
         with pytest.raises(InvalidInput, match=name):

@@ -15,9 +15,9 @@ pytest.importorskip("lancedb", reason="lancedb is not installed: pip install 'mr
 from lancedb.db import LanceDBConnection
 from lancedb.table import LanceTable
 
-from mrl_adapters import _lancedb_search as searches
-from mrl_adapters import _lancedb_snapshot as snapshots
-from mrl_adapters import _lancedb_upkeep as upkeep
+from mrl_adapters._lancedb import search as searches
+from mrl_adapters._lancedb import snapshot as snapshots
+from mrl_adapters._lancedb import upkeep
 from mrl_adapters.lancedb import LanceDBBackend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.filters import Filter, IdIn, matches, parse_filter
@@ -78,7 +78,7 @@ def check(rankings: list[Ranking], expected: list[tuple[list[str], Any]], stored
 
 
 class TestOracle:
-    @pytest.mark.parametrize("filter", FILTERS, ids=lambda f: str(f)[:24])
+    @pytest.mark.parametrize("filter", FILTERS, ids=lambda f: "ids" if f is LONG else str(f))
     @pytest.mark.parametrize("queries", [1, 3, 9])
     @pytest.mark.parametrize("few", [0, 128, 10_000])
     def test_a_search_equals_two_stages_by_hand(

@@ -12,7 +12,7 @@ pytest.importorskip("lancedb", reason="lancedb is not installed: pip install 'mr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mrl_adapters import _lancedb_filters as filters
+from mrl_adapters._lancedb import filters
 from mrl_adapters.lancedb import LanceDBBackend
 from mrl_retrieval.documents import Row, canonical_json
 from mrl_retrieval.errors import (

@@ -11,7 +11,7 @@ pytest.importorskip("lancedb", reason="lancedb is not installed: pip install 'mr
 import lancedb
 import pyarrow as pa
 
-from mrl_adapters import _lancedb_upkeep as upkeep
+from mrl_adapters._lancedb import upkeep
 from mrl_retrieval.errors import (
     CollectionNotFound,
 )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters._milvus_collections import _escaped, _unescaped
+from mrl_adapters._milvus.collections import _escaped, _unescaped
 from mrl_adapters.milvus import MilvusBackend
 from mrl_retrieval.errors import BackendError, CollectionNotFound, ConflictError, NotACollection
 from mrl_retrieval.manifest import Canaries

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import _milvus_filters
+from mrl_adapters._milvus import filters as _milvus_filters
 from mrl_adapters.milvus import MilvusBackend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import FilterError

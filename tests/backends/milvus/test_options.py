@@ -43,7 +43,7 @@ def test_options_reach_the_client(open_at: Opener, monkeypatch: pytest.MonkeyPat
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("mrl_adapters._milvus_client.MilvusClient", Client)
+    monkeypatch.setattr("mrl_adapters._milvus.client.MilvusClient", Client)
     monkeypatch.setenv("MILVUS_TOKEN", "from-the-environment")
     for options in (
         {"token": "given", "db_name": "shop", "timeout": 5, "tls": {"ca_pem_path": "/ca"}},

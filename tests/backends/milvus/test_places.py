@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import _milvus_lite
+from mrl_adapters._milvus import lite as _milvus_lite
 from mrl_adapters.milvus import MilvusBackend
 from mrl_retrieval.errors import BackendError, BackendUnavailable, LockTimeout, NotACollection
 from mrl_retrieval.matryoshka import prefix

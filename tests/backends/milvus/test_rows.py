@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import _milvus_entities
+from mrl_adapters._milvus import entities as _milvus_entities
 from mrl_adapters.milvus import MilvusBackend
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.manifest import Manifest

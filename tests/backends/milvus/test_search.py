@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import _milvus_search
+from mrl_adapters._milvus import search as _milvus_search
 from mrl_adapters.milvus import MilvusBackend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.filters import IdIn, parse_filter

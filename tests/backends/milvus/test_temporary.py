@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
-from mrl_adapters import _milvus_lite
-from mrl_adapters._milvus_temporary import Temporary, remove_stale
+from mrl_adapters._milvus import lite as _milvus_lite
+from mrl_adapters._milvus.temporary import Temporary, remove_stale
 from mrl_retrieval.registry import open_backend
 from tests.backends.common import batch_of
 from tests.backends.milvus.helpers import MANIFEST, rows, run
@@ -102,7 +102,7 @@ def test_what_is_not_ours_stays(system_folder: Path) -> None:
 def test_only_the_process_that_made_it_removes_it(system_folder: Path) -> None:
     code = """
         import os
-        from mrl_adapters._milvus_temporary import Temporary
+        from mrl_adapters._milvus.temporary import Temporary
         one = Temporary()
         child = os.fork()
         one.remove() if child == 0 else os.waitpid(child, 0)
@@ -124,7 +124,7 @@ def test_a_system_without_locks(system_folder: Path, monkeypatch: pytest.MonkeyP
         raise OSError(os.strerror(37))
 
     with monkeypatch.context() as patch:
-        patch.setattr("mrl_adapters._milvus_temporary.fcntl.flock", refuse)
+        patch.setattr("mrl_adapters._milvus.temporary.fcntl.flock", refuse)
         one = Temporary()
     remove_stale(system_folder)
     assert one.path.is_dir()

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mrl-retrieval[pgvector]'")
 
 
-from mrl_adapters._pgvector_client import Statement
-from mrl_adapters._pgvector_search import search_settings, search_statement
+from mrl_adapters._pgvector.client import Statement
+from mrl_adapters._pgvector.search import search_settings, search_statement
 from mrl_adapters.pgvector import PgvectorBackend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.filters import parse_filter

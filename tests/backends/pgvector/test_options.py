@@ -10,8 +10,8 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mr
 
 import psycopg
 
-from mrl_adapters._pgvector_errors import Errors
-from mrl_adapters._pgvector_options import Options
+from mrl_adapters._pgvector.errors import Errors
+from mrl_adapters._pgvector.options import Options
 from mrl_adapters.pgvector import PgvectorBackend
 from mrl_adapters.pgvector_import import open_foreign
 from mrl_retrieval.address import Address

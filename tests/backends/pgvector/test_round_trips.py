@@ -13,7 +13,7 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mr
 
 from psycopg import sql
 
-from mrl_adapters._pgvector_client import Connections, Statement
+from mrl_adapters._pgvector.client import Connections, Statement
 from mrl_adapters.pgvector import PgvectorBackend
 from mrl_retrieval.errors import FilterError
 from mrl_retrieval.filters import parse_filter

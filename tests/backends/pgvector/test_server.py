@@ -17,8 +17,8 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mr
 import psycopg
 from psycopg import errors, sql
 
-from mrl_adapters._pgvector_client import Statement
-from mrl_adapters._pgvector_errors import Errors
+from mrl_adapters._pgvector.client import Statement
+from mrl_adapters._pgvector.errors import Errors
 from mrl_adapters.pgvector import PgvectorBackend
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import (
@@ -92,7 +92,7 @@ class TestAServerThatGoes:
     def test_a_server_that_stands_still(
         self, server: PostgresServer, backend: PgvectorBackend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("mrl_adapters._pgvector_client._GRACE_SECONDS", 0.2)
+        monkeypatch.setattr("mrl_adapters._pgvector.client._GRACE_SECONDS", 0.2)
         with open_backend(str(backend.address), timeout=0.3, **LOGIN) as hasty:
             assert isinstance(hasty, PgvectorBackend) and hasty.count() == 30
             with psycopg.connect(server.dsn(), autocommit=True) as look:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mrl-retrieval[pgvector]'")
 
 
-from mrl_adapters._pgvector_values import escape, json_text, jsonb_text, kinds_of, unescape
+from mrl_adapters._pgvector.values import escape, json_text, jsonb_text, kinds_of, unescape
 
 
 class TestValues:

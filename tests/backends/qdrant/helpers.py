@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mrl_adapters._qdrant_search import QdrantSearch
+from mrl_adapters._qdrant.search import QdrantSearch
 from mrl_adapters.qdrant import QdrantBackend
 from mrl_retrieval.registry import open_backend
 from mrl_retrieval.two_stage import Stage

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mrl_adapters import qdrant
-from mrl_adapters._qdrant_filters import tags_of
+from mrl_adapters._qdrant.filters import tags_of
 from mrl_retrieval.backend import Backend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.filters import OPERATORS, IdIn, parse_filter

@@ -12,7 +12,8 @@ import pytest
 from qdrant_client import QdrantClient, models
 from qdrant_client.local.local_collection import LocalCollection
 
-from mrl_adapters import _qdrant_client, _qdrant_local
+from mrl_adapters._qdrant import client as _qdrant_client
+from mrl_adapters._qdrant import local as _qdrant_local
 from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import (
     BackendError,

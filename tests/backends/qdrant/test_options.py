@@ -12,8 +12,8 @@ import pytest
 from qdrant_client import models
 
 from mrl_adapters import qdrant
-from mrl_adapters._qdrant_layout import vectors_config
-from mrl_adapters._qdrant_options import Options, ServerOptions
+from mrl_adapters._qdrant.layout import vectors_config
+from mrl_adapters._qdrant.options import Options, ServerOptions
 from mrl_retrieval.errors import (
     AddressError,
     InvalidInput,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mrl_adapters._qdrant_filters import point_id
+from mrl_adapters._qdrant.filters import point_id
 from mrl_adapters.qdrant import QdrantBackend
 from mrl_retrieval.errors import (
     BackendError,

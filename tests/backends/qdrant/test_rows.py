@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from qdrant_client import QdrantClient, models
 
-from mrl_adapters import _qdrant_points
-from mrl_adapters._qdrant_filters import NATIVE, TAGS, point_id
+from mrl_adapters._qdrant import points as _qdrant_points
+from mrl_adapters._qdrant.filters import NATIVE, TAGS, point_id
 from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import (
     BackendError,

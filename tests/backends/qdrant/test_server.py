@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mrl_adapters import _qdrant_points
-from mrl_adapters._qdrant_filters import point_id
+from mrl_adapters._qdrant import points as _qdrant_points
+from mrl_adapters._qdrant.filters import point_id
 from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.errors import (
     BackendError,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mrl_adapters import _qdrant_edge_shard
-from mrl_adapters._qdrant_filters import point_id
+from mrl_adapters._qdrant.filters import point_id
+from mrl_adapters._qdrant_edge import shard as _qdrant_edge_shard
 from mrl_retrieval.errors import (
     BackendError,
 )

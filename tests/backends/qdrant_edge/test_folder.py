@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import qdrant_edge
 
-from mrl_adapters._qdrant_filters import point_id
+from mrl_adapters._qdrant.filters import point_id
 from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import (
     BackendError,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import qdrant_edge
 
-from mrl_adapters import _qdrant_edge_shard
+from mrl_adapters._qdrant_edge import shard as _qdrant_edge_shard
 from mrl_retrieval.backend import Backend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.filters import parse_filter

@@ -1,0 +1,214 @@
+"""The two Chroma collections behind one of ours: their names, their settings, and the manifest that makes them ours.
+
+``mrl-coarse.NAME`` exists exactly when our collection does; its metadata holds the manifest and the name of the
+other one, ``mrl-full.TOKEN.NAME``, where TOKEN is new for every collection made, so that what an interrupted drop
+leaves behind is never taken up again. What is being dropped is called ``mrl-dropped.TOKEN.NAME``.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mrl_retrieval.errors import (
+    CollectionMismatchError,
+    CollectionNotFound,
+    ConflictError,
+    CorruptionError,
+    NotACollection,
+)
+from mrl_retrieval.manifest import Manifest
+from mrl_retrieval.storage import forks
+
+from .client import Connection
+from .options import GRAPH
+
+__all__ = ["Collections", "Pair"]
+
+_COARSE = "mrl-coarse."
+_MANIFEST, _FULL, _ROLE = "mrl_manifest", "mrl_full", "mrl_role"
+
+# The graph over the full vectors is never searched, but Chroma always builds one: the cheapest.
+_NO_GRAPH = {"ef_search": 10, "ef_construction": 10, "max_neighbors": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Handles of the two Chroma collections."""
+
+    coarse: Any
+    full: Any
+    ef_search: int
+    """How widely the coarse graph is searched at least."""
+
+
+class Collections:
+    """Makes, finds, lists and drops the pair of one collection."""
+
+    def __init__(self, connection: Connection, name: str, graph: Mapping[str, int]) -> None:
+        self._connection = connection
+        self._name = name
+        self._asked = dict(graph)
+        self._pair: Pair | None = None
+        forks.register(self)
+
+    def after_fork(self) -> None:
+        """The handles are of the parent's client."""
+        self.forget()
+
+    def pair(self) -> Pair | None:
+        """The handles; None where the collection does not exist."""
+        if self._pair is None:
+            self.read()
+        return self._pair
+
+    def forget(self) -> None:
+        """Let go of the handles, so that the next use looks again."""
+        self._pair = None
+
+    def read(self) -> Manifest | None:
+        """The stored manifest; None where the collection does not exist. Renews the handles."""
+        self._pair = None
+        with self._connection.errors("reading the manifest"):
+            client = self._connection.reader()
+            coarse = None if client is None else self._find(client, _COARSE + self._name)
+            if client is None or coarse is None:
+                return None
+            metadata = self._ours(coarse)
+            manifest = Manifest.loads(metadata[_MANIFEST])
+            full = self._find(client, str(metadata.get(_FULL)))
+            if full is None:
+                if self._find(client, _COARSE + self._name) is None:
+                    return None  # dropped just now
+                raise CorruptionError(
+                    f"collection {self._name!r} has lost its full vectors (Chroma collection {metadata.get(_FULL)!r}); "
+                    "drop it and index again"
+                )
+            stored = self._graph(coarse)
+            for key, value in self._asked.items():
+                if stored.get(key, value) != value:
+                    raise CollectionMismatchError(
+                        f"collection {self._name!r} was made with {key}={stored[key]}, asked for {value}; Chroma "
+                        "cannot change it later: leave the option out, or drop the collection and index again"
+                    )
+            self._pair = Pair(coarse, full, stored.get("ef_search", 0))
+            return manifest
+
+    def write(self, manifest: Manifest, expected: Manifest | None) -> None:
+        """Compare-and-set of the manifest. Making a collection is atomic in Chroma, replacing its metadata is not."""
+        with self._connection.errors("writing the manifest"):
+            stored = self.read()
+            if (stored and stored.checksum) != (expected and expected.checksum):
+                raise self._conflict()
+            if stored is None:
+                self._create(manifest)
+            elif self._pair is not None:
+                metadata = {_MANIFEST: manifest.dumps(), _FULL: self._pair.full.name}
+                self._pair.coarse.modify(metadata=metadata)
+
+    def _create(self, manifest: Manifest) -> None:
+        client = self._connection.client()
+        full_name = f"mrl-full.{_token()}.{self._name}"
+        full = client.create_collection(
+            full_name,
+            configuration={"hnsw": {"space": "ip", **_NO_GRAPH}},
+            metadata={_ROLE: "full"},
+            embedding_function=None,
+        )
+        try:
+            coarse = client.create_collection(
+                _COARSE + self._name,
+                configuration={"hnsw": {"space": "ip", **GRAPH, **self._asked}},
+                metadata={_MANIFEST: manifest.dumps(), _FULL: full_name},
+                embedding_function=None,
+            )
+        except Exception as error:
+            client.delete_collection(full_name)
+            if self._find(client, _COARSE + self._name) is not None:
+                raise self._conflict() from error
+            raise
+        self._pair = Pair(coarse, full, self._graph(coarse).get("ef_search", 0))
+
+    def _conflict(self) -> ConflictError:
+        return ConflictError(
+            f"the manifest of {self._connection.address} was changed meanwhile; open the collection again and repeat"
+        )
+
+    def names(self) -> list[str]:
+        """Our collections at this place, sorted."""
+        with self._connection.errors("listing collections"):
+            client = self._connection.reader()
+            listed = [] if client is None else client.list_collections()
+            return sorted(
+                c.name.removeprefix(_COARSE)
+                for c in listed
+                if c.name.startswith(_COARSE) and _MANIFEST in (c.metadata or {})
+            )
+
+    def drop(self) -> None:
+        """Remove both. Renaming the one that makes the collection exist is what drops it, at once."""
+        self._pair = None
+        with self._connection.errors("dropping the collection"):
+            client = self._connection.reader()
+            coarse = None if client is None else self._find(client, _COARSE + self._name)
+            if client is None or coarse is None:
+                return
+            self._ours(coarse)
+            coarse.modify(name=f"mrl-dropped.{_token()}.{self._name}")
+            self.drop_orphans()
+
+    def drop_orphans(self) -> None:
+        """Remove what an interrupted creation or drop of this name left behind."""
+        client = self._connection.client()
+        coarse = self._find(client, _COARSE + self._name)
+        used = None if coarse is None else self._ours(coarse).get(_FULL)
+        orphan = re.compile(rf"mrl-(full|dropped)\.[0-9a-f]{{12}}\.{re.escape(self._name)}")
+        for collection in client.list_collections():
+            ours = (collection.metadata or {}).keys() & {_ROLE, _MANIFEST}
+            if ours and orphan.fullmatch(collection.name) and collection.name != used:
+                self._empty(client.get_collection(collection.name, embedding_function=None))
+                client.delete_collection(collection.name)
+
+    def _empty(self, collection: Any) -> None:
+        """Delete the rows one by one: with the collection Chroma forgets their lists, which would then turn up as
+        metadata of whatever is written next, in any collection of the database."""
+        size = self.max_batch()
+        ids = collection.get(include=[])["ids"]
+        for i in range(0, len(ids), size):
+            collection.delete(ids=ids[i : i + size])
+
+    def graph(self, pair: Pair) -> dict[str, Any]:
+        """The settings that the coarse graph was made with."""
+        return self._graph(pair.coarse)
+
+    @staticmethod
+    def _graph(coarse: Any) -> dict[str, Any]:
+        stored = coarse.configuration.get("hnsw") or {}
+        return {key: stored[key] for key in GRAPH if key in stored}
+
+    def max_batch(self) -> int:
+        """The most records that Chroma takes in one call."""
+        return int(self._connection.client().get_max_batch_size())
+
+    def _find(self, client: Any, name: str) -> Any | None:
+        try:
+            with self._connection.errors("looking up a collection"):
+                return client.get_collection(name, embedding_function=None)
+        except CollectionNotFound:
+            return None
+
+    def _ours(self, coarse: Any) -> Mapping[str, Any]:
+        metadata: Mapping[str, Any] = coarse.metadata or {}
+        if not isinstance(metadata.get(_MANIFEST), str):
+            raise NotACollection(
+                f"Chroma has a collection {coarse.name!r} that this library did not make; rename it there, or use "
+                "another ?collection= name"
+            )
+        return metadata
+
+
+def _token() -> str:
+    return uuid.uuid4().hex[:12]

@@ -1,0 +1,82 @@
+"""Searching with the ``faiss`` backend: both stages and the rows of the hits, on one snapshot of the store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl_retrieval.filters import Filter
+from mrl_retrieval.matryoshka import FloatArray, prefix
+from mrl_retrieval.storage import Reranker, Snapshot, Store, candidates, exact_scan, ranking
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
+
+from .following import FollowingIndex
+from .index import CoarseIndex
+
+__all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"]
+
+
+def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
+    """The rankings of a request that has stages; ``filter`` is its own, resolved."""
+    started = time.perf_counter()
+
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> list[Ranking]:
+        scores, positions = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter)
+        coarse_seconds = time.perf_counter() - started
+        rerank = Reranker(request, snapshot)
+        found = [rerank.query(q, positions[q], scores[q]) for q in range(len(request.vectors))]
+        if not request.explain:
+            return found
+        first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)
+        trace = Trace((first, *rerank.traces()))
+        return [replace(answer, trace=trace) for answer in found]
+
+    return index.on(search)
+
+
+def coarse_candidates(
+    index: FollowingIndex, vectors: FloatArray, limit: int, filter: Filter | None
+) -> list[Candidates]:
+    """The coarse stage alone, for queries of any length from that of the prefixes up."""
+
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> list[Candidates]:
+        scores, positions = _nearest(snapshot, coarse, vectors, limit, filter)
+        return [candidates(snapshot, p, s, limit) for p, s in zip(positions, scores, strict=True)]
+
+    return index.on(search)
+
+
+def exact_candidates(store: Store, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
+    """The best of every stored vector that the filter lets through, read in blocks."""
+    with store.snapshot() as snapshot:
+        found = exact_scan(snapshot.fine, _positions(snapshot, filter), vectors, limit)
+        return [candidates(snapshot, p, s, limit) for p, s in found]
+
+
+def exact_rankings(store: Store, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
+    """The same as the rankings of a request that is exact; ``filter`` is its own, resolved."""
+    started = time.perf_counter()
+    with store.snapshot() as snapshot:
+        allowed = _positions(snapshot, filter)
+        found = exact_scan(snapshot.fine, allowed, request.vectors, request.k)
+        seconds = time.perf_counter() - started
+        answers = [ranking(snapshot, p, s, None, request.k, filter) for p, s in found]
+    if not request.explain:
+        return answers
+    kept = sum(len(answer.rows) for answer in answers)
+    trace = Trace((StageTrace("exact", request.stages[0].dims, len(allowed) * len(answers), kept, seconds),))
+    return [replace(answer, trace=trace) for answer in answers]
+
+
+def _nearest(
+    snapshot: Snapshot, coarse: CoarseIndex, vectors: FloatArray, limit: int, filter: Filter | None
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    allowed = None if filter is None else snapshot.vector_mask(filter)
+    return coarse.search(prefix(vectors, coarse.dims), limit, allowed)
+
+
+def _positions(snapshot: Snapshot, filter: Filter | None) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(snapshot.vector_mask(filter)) + snapshot.state.first
