@@ -85,6 +85,8 @@ class Manifest:
     """The generation that a rollback goes back to, where there is one."""
     frozen: str | None = None
     """Name of the generation that is being finished from this one; writers are refused until then."""
+    reindexing: str | None = None
+    """Token of the reindexing that is under way, or was interrupted; in the manifest of the collection's own name."""
     collection_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     """Made once with the collection; tells one collection from a later one of the same name."""
     created_with: str = ""
@@ -107,6 +109,7 @@ class Manifest:
             "moved_to": self.moved_to,
             "previous": self.previous,
             "frozen": self.frozen,
+            "reindexing": self.reindexing,
             "collection_id": self.collection_id,
             "created_with": self.created_with,
         }
@@ -163,6 +166,7 @@ class Manifest:
                 moved_to=value.get("moved_to"),
                 previous=value.get("previous"),
                 frozen=value.get("frozen"),
+                reindexing=value.get("reindexing"),
                 collection_id=value["collection_id"],
                 created_with=value["created_with"],
             )

@@ -8,7 +8,6 @@ already is not encoded again, so that an interrupted run goes on where it stoppe
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +27,7 @@ from ..matryoshka import prefix
 from ..registry import open_backend
 from ..settings import NOT_GIVEN, NotGiven, check_dims, check_positive, resolve_dims
 from .passes import Mover, Progress, bring_over, equal_json
-from .switching import clear_up, generations, replace_manifest, switch
+from .switching import Turn, clear_up, generations
 
 __all__ = ["ReindexReport", "reindex"]
 
@@ -103,7 +102,7 @@ def reindex(
             return ReindexReport(
                 str(base.address), current.address.collection, previous, current.count(), 0, 0, 0, True
             )
-        name, started = _target_name(base, current, model, backend_options)
+        name, started = _target_name(base, current, model, dims[:2], backend_options)
         with open_backend(base.address.with_collection(name), **(backend_options or {})) as target:
             without_text = _count_without_text(current)
             if without_text and not allow_without_text:
@@ -115,16 +114,16 @@ def reindex(
                 check_dims(target.manifest, coarse_dims, fine_dims, NOT_GIVEN, None, str(target.address))
             else:
                 _make(base, current, target, model, dims)
-            mover = _Embed(model, target.manifest.fine_dims, on_long, _take_on(target))
+            turn = Turn(base, current, target)
+            mover = _Embed(model, target.manifest.fine_dims, on_long, turn)
             moved = bring_over(
                 current, target, mover, batch_size=size, started=started, progress=progress, to_the_end=False
             )
-            mover.check(target)
-            replace_manifest(current, frozen=name)
+            turn.freeze()
             # From here on nobody writes to the source, so that this one comes to an end, and compares everything.
             last = bring_over(current, target, mover, batch_size=size, started=True, progress=False)
             target.flush()
-            switch(base, current, target)
+            turn.switch()
             clear_up(base, target, backend_options)
         return ReindexReport(
             str(base.address),
@@ -142,18 +141,12 @@ class _Embed(Mover):
 
     vectors = False
 
-    def __init__(self, encoder: Encoder, fine_dims: int, on_long: OnLong, token: str) -> None:
-        self._encoder, self._fine_dims, self._on_long, self._token = encoder, fine_dims, on_long, token
+    def __init__(self, encoder: Encoder, fine_dims: int, on_long: OnLong, turn: Turn) -> None:
+        self._encoder, self._fine_dims, self._on_long, self._turn = encoder, fine_dims, on_long, turn
         self.long_texts = 0
 
     def check(self, target: Backend) -> None:
-        found = target.read_manifest()
-        origin = (found.origin if found else None) or {}
-        if origin.get("token") != self._token or origin.get("complete", True):
-            raise ConflictError(
-                f"another reindexing has taken over or finished {target.address}, or it was dropped: nothing "
-                "more is done here"
-            )
+        self._turn.check()
 
     def missing(self, batch: RowBatch, target: Backend) -> list[int]:
         return [
@@ -173,15 +166,8 @@ class _Embed(Mover):
         return RowBatch(batch.ids, batch.documents, batch.metadatas, vectors, has_text)
 
 
-def _take_on(target: Backend) -> str:
-    """Make the unfinished generation ours; a run that had it until now notices at its next write."""
-    token = str(uuid.uuid4())
-    replace_manifest(target, origin=(target.manifest.origin or {}) | {"token": token, "complete": False})
-    return token
-
-
 def _target_name(
-    base: Backend, current: Backend, encoder: Encoder, options: Mapping[str, Any] | None
+    base: Backend, current: Backend, encoder: Encoder, dims: tuple[int, int], options: Mapping[str, Any] | None
 ) -> tuple[str, bool]:
     """Name of the generation to write to, and whether an earlier run has begun it."""
     names = base.collections()
@@ -193,17 +179,19 @@ def _target_name(
         with open_backend(base.address.with_collection(name), **(options or {})) as one:
             manifest = one.read_manifest()
         origin = (manifest.origin if manifest else None) or {}
-        unfinished = not origin.get("complete", True) or current.manifest.frozen == name
-        if manifest is not None and unfinished and origin.get("source_id") == source_id:
+        if manifest is not None and not origin.get("complete", True) and origin.get("source_id") == source_id:
             try:
                 identity.check_card(manifest, encoder, str(one.address))
                 identity.check_canaries(manifest, encoder, str(one.address))
             except ModelMismatchError as error:
+                if base.manifest.reindexing is None:
+                    continue  # it was called off
                 raise ConflictError(
                     f"a reindexing of {base.address} with another encoder is not finished: run it again with that "
-                    f"encoder, or call it off (rollback) and drop {one.address}"
+                    "encoder, or call it off with rollback() (mrl reindex --rollback)"
                 ) from error
-            return name, True
+            if base.manifest.reindexing is not None or (manifest.coarse_dims, manifest.fine_dims) == dims:
+                return name, True
     number = 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0)
     return generation_name(base.address.collection, number), False
 

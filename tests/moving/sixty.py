@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mrl_retrieval import MatryoshkaRetriever
+from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.registry import open_backend
 
 TEXTS = [f"document number {i} about topic {i % 7}" for i in range(60)]
@@ -17,3 +20,15 @@ def made(place: str) -> str:
 def names(place: str) -> list[str]:
     with open_backend(place) as backend:
         return backend.collections()
+
+
+class Breaking(HashingEncoder):
+    """Stops in the middle, once."""
+
+    left = 25
+
+    def encode_document(self, texts: Any, **kwargs: Any) -> Any:
+        self.left -= len(texts)
+        if self.left < 0:
+            raise RuntimeError("the model went away")
+        return super().encode_document(texts, **kwargs)

@@ -9,7 +9,7 @@ import pytest
 
 from mrl_retrieval import MatryoshkaRetriever, collection, errors, reindex, rollback
 from mrl_retrieval.registry import open_backend
-from tests.moving.sixty import TEXTS, made, names
+from tests.moving.sixty import TEXTS, Breaking, made, names
 
 
 def test_many_generations(memory: str) -> None:
@@ -32,7 +32,7 @@ def test_many_generations(memory: str) -> None:
 def test_a_run_that_was_killed_in_its_last_pass(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mrl_retrieval.moving import reindexing
 
-    monkeypatch.setattr(reindexing, "switch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(reindexing.Turn, "switch", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         reindex(memory, "hashing:32")
     with MatryoshkaRetriever.open(memory) as retriever:
@@ -88,16 +88,9 @@ def test_readers_of_a_generation_that_was_taken_away(memory: str, monkeypatch: p
 
 
 def test_stopped_just_before_the_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl_retrieval.moving import switching
+    from mrl_retrieval.moving import reindexing
 
-    replace = switching.replace_manifest
-
-    def stop(backend: Any, **changes: Any) -> None:
-        if "moved_to" in changes:
-            raise KeyboardInterrupt
-        replace(backend, **changes)
-
-    monkeypatch.setattr(switching, "replace_manifest", stop)
+    monkeypatch.setattr(reindexing.Turn, "switch", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         reindex(memory, "hashing:32")
     monkeypatch.undo()
@@ -216,3 +209,88 @@ def test_a_collection_made_again_is_a_stranger(place: str, monkeypatch: pytest.M
                 call()
     with MatryoshkaRetriever.open(place) as retriever:
         assert retriever.count() == 60
+
+
+def test_a_rollback_during_the_first_passes_calls_the_run_off(memory: str) -> None:
+    """What is written afterwards, in whichever generation, is not lost to the end of the run."""
+    for encoder in ("hashing:24", "hashing:48"):
+        reindex(memory, encoder)
+    rolled_back: list[str] = []
+
+    def meanwhile(done: int, total: int | None) -> None:
+        if not rolled_back:
+            rolled_back.extend([rollback(memory), rollback(memory)])
+            with MatryoshkaRetriever.open(memory) as user:
+                user.index(["precious"], ["precious"])
+
+    with pytest.raises(errors.ConflictError, match="not in 'default.g2' any more"):
+        reindex(memory, "hashing:32", progress=meanwhile, batch_size=8)
+    assert rolled_back == ["default.g2", "default.g1"]
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.backend.address.collection == "default.g1" and retriever.get(["precious"]) != [None]
+    assert rollback(memory) == "default.g2"
+    assert reindex(memory, "hashing:32").rows == 60
+
+
+def test_a_run_that_is_called_off_leaves_room_for_another_encoder(memory: str) -> None:
+    with pytest.raises(errors.EncoderError):
+        reindex(memory, Breaking(32), batch_size=8)
+    with pytest.raises(errors.ConflictError, match="call it off"):
+        reindex(memory, "hashing:48")
+    assert rollback(memory) == "default"
+    report = reindex(memory, "hashing:48")
+    assert (report.generation, report.rows) == ("default.g2", 60)
+    assert names(memory) == ["default", "default.g2"]
+
+
+def test_a_run_that_is_called_off_leaves_room_for_other_dims(memory: str) -> None:
+    with pytest.raises(errors.EncoderError):
+        reindex(memory, Breaking(32), batch_size=8)
+    with pytest.raises(errors.CollectionMismatchError, match="fine_dims"):
+        reindex(memory, "hashing:32", fine_dims=16)
+    assert rollback(memory) == "default"
+    assert reindex(memory, "hashing:32", fine_dims=16).generation == "default.g2"
+
+
+def test_a_run_that_looked_before_another_had_finished(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not take on a generation that has come to be the current one."""
+    from mrl_retrieval.moving import reindexing
+
+    with pytest.raises(errors.EncoderError):
+        reindex(memory, Breaking(32), batch_size=8)
+    count = reindexing._count_without_text
+
+    def slowly(current: Any) -> int:
+        monkeypatch.setattr(reindexing, "_count_without_text", count)
+        assert reindex(memory, "hashing:32").generation == "default.g1"
+        with MatryoshkaRetriever.open(memory) as user:
+            user.index(["precious", "changed"], ["precious", "1"])
+            user.delete(["2"])
+        return count(current)
+
+    monkeypatch.setattr(reindexing, "_count_without_text", slowly)
+    with pytest.raises(errors.ConflictError, match="not in 'default' any more"):
+        reindex(memory, "hashing:32")
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.count() == 60
+        assert [row and row.document for row in retriever.get(["precious", "1", "2"])] == ["precious", "changed", None]
+
+
+def test_a_run_that_is_overtaken_in_its_last_pass(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrl_retrieval.moving import reindexing
+
+    bring = reindexing.bring_over
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("to_the_end", True):
+            monkeypatch.setattr(reindexing, "bring_over", bring)
+            assert reindex(memory, "hashing:32").encoded == 0
+            with MatryoshkaRetriever.open(memory) as user:
+                user.index(["precious"], ["precious"])
+        return bring(*args, **kwargs)
+
+    monkeypatch.setattr(reindexing, "bring_over", overtaken)
+    with pytest.raises(errors.ConflictError, match="not in 'default' any more"):
+        reindex(memory, "hashing:32")
+    with MatryoshkaRetriever.open(memory) as retriever:
+        assert retriever.get(["precious"]) != [None] and retriever.count() == 61
