@@ -44,14 +44,13 @@ def rank(scores: npt.NDArray[np.floating], ids: Sequence[str], k: int | None = N
     k = n if k is None else min(k, n)
     if k == 0:
         return np.empty(0, dtype=np.intp)
-    kept: Sequence[int] = range(n)
-    if k < n:
-        # Everything that ties with the k-th score stays in, so that the ids decide and not the partition.
-        kth = np.partition(scores, n - k)[n - k]
-        kept = np.flatnonzero(scores >= kth).tolist()
-    values = scores.tolist()
-    order = sorted(kept, key=lambda i: (-values[i], ids[i]))
-    return np.asarray(order[:k], dtype=np.intp)
+    if k == n:
+        values = scores.tolist()
+        return np.asarray(sorted(range(n), key=lambda i: (-values[i], ids[i])), dtype=np.intp)
+    # Everything that ties with the k-th score stays in, so that the ids decide and not the partition.
+    kept = np.flatnonzero(scores >= np.partition(scores, n - k)[n - k])
+    order = sorted((-score, ids[i], i) for i, score in zip(kept.tolist(), scores[kept].tolist(), strict=True))
+    return np.asarray([i for _, _, i in order[:k]], dtype=np.intp)
 
 
 def top_k(scores: npt.NDArray[np.floating], ids: Sequence[str], k: int) -> tuple[list[str], FloatArray]:

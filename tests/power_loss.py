@@ -264,6 +264,16 @@ def calls(trace: Path) -> Iterator[tuple[str, list[str], int]]:
                 yield call[1], call[2].split(", ") if call[2] else [], int(call[3])
 
 
+def can_trace() -> bool:
+    """Whether there is strace, and the system lets it trace."""
+    return (
+        bool(shutil.which("strace"))
+        and not subprocess.run(
+            ["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, check=False
+        ).returncode
+    )
+
+
 def record(folder: Path, operations: int, seed: int, options: dict[str, Any]) -> Path:
     """Let a writer do that many operations on ``folder/kb``; the file with its system calls."""
     trace = folder / "trace"

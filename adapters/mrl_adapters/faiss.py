@@ -198,7 +198,7 @@ class FaissBackend(Backend):
     def refresh(self) -> None:
         """Bring the index up to date with what others committed. Searches do so by themselves; after this, the next one
         need not."""
-        self._index.on(lambda snapshot, coarse: None)
+        self._index.on(lambda snapshot, coarse: None, lambda snapshot, _: None)
 
     def flush(self) -> None:
         """Write the index to its cache file, so that the next opening does not make it again.

@@ -115,14 +115,20 @@ def is_refusal(error: OSError) -> bool:
 
 def not_allowed(doing: str, path: Path) -> BackendError:
     """The error for a file or folder that this process may not use so: which one, what is missing, what helps."""
+    missing = _missing(path)
+    if missing is None:
+        return BackendError(
+            f"{doing} was refused although the permissions of {_who(path)} and of the folders above it allow it: look "
+            "at the disk, at the limit of open files, and at what else guards them (attributes, SELinux, AppArmor)"
+        )
     return BackendError(
-        f"{doing} is not allowed: {_missing(path)}. Give this user the permission, run as one who has it, or use "
-        "another folder"
+        f"{doing} is not allowed: {missing}. Give this user the permission, run as one who has it, or use another "
+        "folder"
     )
 
 
-def _missing(path: Path) -> str:
-    """The first thing on the way to ``path`` that stands in the way."""
+def _missing(path: Path) -> str | None:
+    """The first thing on the way to ``path`` that stands in the way; None: nothing does."""
     for folder in reversed(path.parents):
         if folder.exists() and not _may(folder, os.X_OK):
             return f"no permission to enter {_who(folder)}"
@@ -132,12 +138,12 @@ def _missing(path: Path) -> str:
         there = False
     if not there:
         parent = next((folder for folder in path.parents if folder.exists()), path.parent)
-        return f"no permission to make files in {_who(parent)}"
+        return None if _may(parent, os.W_OK) else f"no permission to make files in {_who(parent)}"
     if not _may(path, os.R_OK):
         return f"no permission to read {_who(path)}"
     if not _may(path, os.W_OK):
         return f"no permission to write to {_who(path)}"
-    return f"no permission to make files in {_who(path.parent)}"
+    return None if _may(path.parent, os.W_OK | os.X_OK) else f"no permission to make files in {_who(path.parent)}"
 
 
 def _who(path: Path) -> str:

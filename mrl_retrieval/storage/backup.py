@@ -31,7 +31,7 @@ from .records import SegmentFormat
 from .segments import Part
 from .snapshot import Snapshot
 
-__all__ = ["BackupReport", "RestoreReport", "unpack", "write_backup"]
+__all__ = ["BackupReport", "RestoreReport", "new_backup", "unpack", "write_backup"]
 
 _MANIFEST = "mrl-backup.json"
 _VERSION = 1
@@ -95,8 +95,9 @@ class _PartFile:
         return out
 
 
-def write_backup(snapshot: Snapshot, connection: sqlite3.Connection, target: Path, *, overwrite: bool) -> BackupReport:
-    """Write a snapshot to ``target``, by way of a temporary file beside it. Writers are not held up.
+@contextlib.contextmanager
+def new_backup(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A file to write the backup to; it takes the place of ``target`` at the end, if nothing was raised until then.
 
     Raises:
         ConflictError: ``target`` exists.
@@ -104,7 +105,22 @@ def write_backup(snapshot: Snapshot, connection: sqlite3.Connection, target: Pat
     """
     if target.exists() and not overwrite:
         raise ConflictError(f"{target} exists, expected a new name: choose another one, or say overwrite=True")
-    written, copy = temporary(target), temporary(target.with_name("store.sqlite"))
+    written = temporary(target)
+    with os_errors(f"writing the backup {target}"):
+        try:
+            yield written
+            publish(written, target)
+        finally:
+            written.unlink(missing_ok=True)
+
+
+def write_backup(snapshot: Snapshot, connection: sqlite3.Connection, written: Path, target: Path) -> BackupReport:
+    """Write a snapshot to ``written``, on its way to ``target``. Writers are not held up.
+
+    Raises:
+        BackendError: it cannot be written.
+    """
+    copy = temporary(target.with_name("store.sqlite"))
     listed: dict[str, dict[str, Any]] = {}
     state = snapshot.state
     with os_errors(f"writing the backup {target}"):
@@ -126,14 +142,13 @@ def write_backup(snapshot: Snapshot, connection: sqlite3.Connection, target: Pat
                 }
                 text = json.dumps(about, indent=1).encode()
                 _add(archive, {}, _MANIFEST, len(text), BytesIO(text))
-            publish(written, target)
         except tarfile.TarError as error:
             raise BackendError(f"writing the backup {target} failed: {error}") from error
         finally:
-            for path in (written, copy, copy.with_name(f"{copy.name}-journal")):
+            for path in (copy, copy.with_name(f"{copy.name}-journal")):
                 path.unlink(missing_ok=True)
     vectors = int(np.count_nonzero(snapshot.vector_mask(None)))
-    return BackupReport(target, target.stat().st_size, state.rows, vectors, state.generation)
+    return BackupReport(target, written.stat().st_size, state.rows, vectors, state.generation)
 
 
 def _copy_database(connection: sqlite3.Connection, copy: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from mrl_retrieval.errors import CollectionNotFound, CorruptionError, ManifestError, NewerFormatError, NotACollection
 
 from . import compaction
-from .backup import BackupReport, RestoreReport, unpack, write_backup
+from .backup import BackupReport, RestoreReport, new_backup, unpack, write_backup
 from .compaction import CompactionReport
 from .database import sqlite_errors
 from .files import CollectionFiles, check_place
@@ -129,14 +129,15 @@ class Upkeep(OpenCollection):
             CorruptionError: the collection is damaged: a backup of it would be worth nothing.
         """
         noted = last_commit(self.files.committed)
-        with self._connections.connection() as connection:
+        # The connection is given back, and what was read held to what is there now, before a backup is replaced.
+        with new_backup(target, overwrite=overwrite) as written, self._connections.connection() as connection:
             snapshot = self._begin(connection)
             state = snapshot.state
             self._check_bound(state)
             check_commit(noted, state.collection_id, state.generation, self.files.database)
             rows, vectors, problems = verify_snapshot(snapshot, connection)
             VerifyReport(rows, vectors, 0, tuple(problems)).raise_if_damaged()
-            return write_backup(snapshot, connection, target, overwrite=overwrite)
+            return write_backup(snapshot, connection, written, target)
 
     @classmethod
     def restore(cls, archive: Path, path: Path, collection: str) -> RestoreReport:

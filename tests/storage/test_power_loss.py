@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from mrl_retrieval.errors import MRLError
 from tests import power_loss
 from tests.power_loss import Disk, File
 
-needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="there is no strace to take down system calls")
+needs_strace = pytest.mark.skipif(not power_loss.can_trace(), reason="there is no strace to take down system calls")
 
 
 @needs_strace

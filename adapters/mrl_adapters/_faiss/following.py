@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 
@@ -13,7 +13,10 @@ from .index import CoarseIndex, after_fork, rows_in_cache
 
 __all__ = ["FollowingIndex"]
 
+C = TypeVar("C")
 T = TypeVar("T")
+
+_ATTEMPTS = 3
 
 
 class FollowingIndex:
@@ -42,16 +45,31 @@ class FollowingIndex:
         with self.forgotten():
             pass
 
-    def on(self, work: Callable[[Snapshot, CoarseIndex], T]) -> T:
-        """What ``work`` gives for a snapshot and the index of the same generation, which nobody changes meanwhile."""
-        # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
-        with self._lock.read(), self._store.snapshot() as snapshot:
-            coarse = self._coarse
-            if coarse is not None and coarse.fits(snapshot):
-                return work(snapshot, coarse)
-        with self._lock.write(), self._store.snapshot() as snapshot:
-            self._coarse = coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files)
-            return work(snapshot, coarse)
+    def on(self, search: Callable[[Snapshot, CoarseIndex], C], rest: Callable[[Snapshot, C], T]) -> T:
+        """``rest`` of what ``search`` finds for a snapshot and the index of the same generation.
+
+        Nobody changes the index while ``search`` runs; ``rest`` has the same snapshot, and holds nobody up.
+        """
+        for _ in range(_ATTEMPTS):
+            with contextlib.ExitStack() as held:
+                # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
+                with self._lock.read():
+                    snapshot = held.enter_context(self._store.snapshot())
+                    coarse = self._coarse if self._coarse is not None and self._coarse.fits(snapshot) else None
+                    found = None if coarse is None else search(snapshot, coarse)
+                if coarse is not None:
+                    return rest(snapshot, cast(C, found))
+            with self._lock.write(), self._store.snapshot() as snapshot:
+                self._follow(snapshot)
+        with contextlib.ExitStack() as held:
+            with self._lock.write():  # somebody commits all the time
+                snapshot = held.enter_context(self._store.snapshot())
+                found = search(snapshot, self._follow(snapshot))
+            return rest(snapshot, found)
+
+    def _follow(self, snapshot: Snapshot) -> CoarseIndex:
+        self._coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files)
+        return self._coarse
 
     def save(self, worth_it: Callable[[int, int], bool], lock_timeout: float | None) -> None:
         """Write the cache file, if ``worth_it`` says so of the vectors that it lacks and those that it covers.
@@ -71,4 +89,4 @@ class FollowingIndex:
                 return
         # The writer lock keeps two processes from mixing an index of one with the sidecar of the other.
         with self._store.writing_files(lock_timeout):
-            self.on(save)
+            self.on(save, lambda snapshot, _: None)

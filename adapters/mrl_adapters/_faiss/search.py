@@ -18,23 +18,29 @@ from .index import CoarseIndex
 
 __all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"]
 
+_Nearest = tuple[FloatArray, npt.NDArray[np.int64]]
+"""Scores and positions of the candidates of each query."""
+
 
 def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
     """The rankings of a request that has stages; ``filter`` is its own, resolved."""
     started = time.perf_counter()
 
-    def search(snapshot: Snapshot, coarse: CoarseIndex) -> list[Ranking]:
-        scores, positions = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter)
-        coarse_seconds = time.perf_counter() - started
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, float]:
+        nearest = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter)
+        return nearest, time.perf_counter() - started
+
+    def rest(snapshot: Snapshot, found: tuple[_Nearest, float]) -> list[Ranking]:
+        (scores, positions), coarse_seconds = found
         rerank = Reranker(request, snapshot)
-        found = [rerank.query(q, positions[q], scores[q]) for q in range(len(request.vectors))]
+        answers = [rerank.query(q, positions[q], scores[q]) for q in range(len(request.vectors))]
         if not request.explain:
-            return found
+            return answers
         first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)
         trace = Trace((first, *rerank.traces()))
-        return [replace(answer, trace=trace) for answer in found]
+        return [replace(answer, trace=trace) for answer in answers]
 
-    return index.on(search)
+    return index.on(search, rest)
 
 
 def coarse_candidates(
@@ -42,11 +48,13 @@ def coarse_candidates(
 ) -> list[Candidates]:
     """The coarse stage alone, for queries of any length from that of the prefixes up."""
 
-    def search(snapshot: Snapshot, coarse: CoarseIndex) -> list[Candidates]:
-        scores, positions = _nearest(snapshot, coarse, vectors, limit, filter)
-        return [candidates(snapshot, p, s, limit) for p, s in zip(positions, scores, strict=True)]
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> _Nearest:
+        return _nearest(snapshot, coarse, vectors, limit, filter)
 
-    return index.on(search)
+    def rest(snapshot: Snapshot, nearest: _Nearest) -> list[Candidates]:
+        return [candidates(snapshot, p, s, limit) for s, p in zip(*nearest, strict=True)]
+
+    return index.on(search, rest)
 
 
 def exact_candidates(store: Store, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
@@ -73,7 +81,7 @@ def exact_rankings(store: Store, request: SearchRequest, filter: Filter | None) 
 
 def _nearest(
     snapshot: Snapshot, coarse: CoarseIndex, vectors: FloatArray, limit: int, filter: Filter | None
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+) -> _Nearest:
     allowed = None if filter is None else snapshot.vector_mask(filter)
     return coarse.search(prefix(vectors, coarse.dims), limit, allowed)
 

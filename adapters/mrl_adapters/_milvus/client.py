@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextvars
 import errno
 import logging
@@ -216,10 +217,8 @@ class Connection:
         if (rpc := _rpc_error(error)) is not None:
             code = rpc.code()
             words = f"{words}: {code.name} {rpc.details()}"
-        if self._secret is not None:
-            for secret in (self._secret, self.options.password or ""):
-                if len(secret) >= _SHORTEST_SECRET:
-                    words = words.replace(secret, "***")
+        for secret in _forms(self._secret or ""):
+            words = words.replace(secret, "***")
         if isinstance(error, OSError) and error.errno in _DENIED and not self.address.url:
             return self._denied(doing, where, words)
         if isinstance(error, OSError) and error.errno is not None and not self.address.url:
@@ -271,6 +270,14 @@ def _rpc_error(error: BaseException | None) -> Any | None:
         seen.append(error)
         error = next((e for e in (error.__cause__, error.__context__) if e is not None and e not in seen), None)
     return None
+
+
+def _forms(secret: str) -> list[str]:
+    """What of a token may come back in a server's words, longest first: the token, its base64 as pymilvus sends it,
+    and the password of ``user:password``."""
+    encoded = base64.b64encode(secret.encode()).decode("ascii").rstrip("=")
+    forms = {secret, encoded, secret.partition(":")[2]}
+    return sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def _is_loopback(uri: str) -> bool:

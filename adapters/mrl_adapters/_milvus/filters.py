@@ -1,7 +1,7 @@
 """Our filters as Milvus expressions, in which no byte of a user's stands.
 
 Milvus's JSON fields know no difference between a missing key and a null, and Milvus Lite evaluates them row by row in
-Python. So a row carries *terms*, strings that say what is true of its metadata (``_milvus_terms`` describes them and
+Python. So a row carries *terms*, strings that say what is true of its metadata (:mod:`mrl_adapters._terms` describes them and
 turns a filter into questions about them), each as a hash in base32. A server keeps them as an indexed array; Milvus
 Lite as one string, in which a term is looked for as ``.HASH``. Numbers are kept under hashed names of their own, for
 their order.

@@ -40,18 +40,24 @@ class Search:
         self._field = field
         self._carry = carry
         self.carried: dict[str, npt.NDArray[np.float32]] = {}
-        """Full vectors by id, of what was found."""
+        """Full vectors by id, of what was found last; none where it was looked for in several parts."""
 
     def among(self, vectors: FloatArray, limit: int, keys: Iterable[str]) -> list[Candidates]:
         """The best of the rows with these primary keys, best first, for each of ``(Q, dims)``."""
+        parts = list(rows.parts(keys, KEYS_PER_CALL))
+        if len(parts) == 1:
+            return self.where(vectors, limit, filters.key_in(PK, parts[0]))
+        self.carried = {}
         best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in vectors]
-        for part in rows.parts(keys, KEYS_PER_CALL):
-            found = self.where(vectors, limit, filters.key_in(PK, part))
+        plain = Search(self._entities, self._field)  # most of what each part carried would be for nothing
+        for part in parts:
+            found = plain.where(vectors, limit, filters.key_in(PK, part))
             best = [_better(a, b, limit) for a, b in zip(best, found, strict=True)]
         return best
 
     def where(self, vectors: FloatArray, limit: int, condition: str) -> list[Candidates]:
         """The best of the rows for which a condition holds, or of all for an empty one."""
+        self.carried = {}  # of an earlier search: the rows may have been written again since
         if not len(vectors):
             return []
         self._entities.settle()

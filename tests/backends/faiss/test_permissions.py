@@ -170,6 +170,42 @@ def test_written_to_within_one_call_is_an_error_and_not_a_mixture(filled, addres
     assert out.split()[-1] == "10"
 
 
+def test_a_backup_of_what_is_written_to_meanwhile_takes_no_good_ones_place(filled, address, place):
+    filled.close()
+    take_away(place)
+    shelf = place / "shelf"
+    shelf.mkdir()
+    shelf.chmod(0o777)
+    (shelf / "kb.tar").write_text("the last good one")
+    (shelf / "kb.tar").chmod(0o666)
+    script = (
+        "from mrl_retrieval.storage import upkeep\n"
+        "write = upkeep.write_backup\n"
+        "def slowly(*all):\n"
+        "    report = write(*all)\n"
+        "    print('written', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    return report\n"
+        "upkeep.write_backup = slowly\n"
+        "backend = open_backend(address)\n"
+        f"try: print(backend.backup({str(shelf / 'kb.tar')!r}, overwrite=True))\n"
+        "except BackendUnavailable as error: print(error)\n"
+        "upkeep.write_backup = write\n"
+        f"print(backend.backup({str(shelf / 'new.tar')!r}).rows)\n"
+    )
+    with as_nobody(script, address, place / "kb" / "default") as child:
+        assert child.stdout.readline() == "written\n"
+        give_back(place)
+        with open_backend(address) as writer:
+            writer.delete(IDS[:30])
+        take_away(place)
+        out, err = child.communicate("\n", timeout=60)
+    assert child.returncode == 0, err
+    assert "was written to while it was read" in out and out.split()[-1] == "10"
+    assert (shelf / "kb.tar").read_text() == "the last good one"
+    assert sorted(path.name for path in shelf.iterdir()) == ["kb.tar", "new.tar"]
+
+
 KILLED = """
 import os, signal, sys
 from mrl_retrieval.registry import open_backend
@@ -270,3 +306,27 @@ def test_the_answers_are_those_of_the_owner(filled, address, place):
     )
     found, found_scores = said(script, address, place).splitlines()
     assert found == str(expected) and found_scores == str(scores.tolist())
+
+
+def test_what_the_permissions_allow_is_not_blamed_on_them(kb, address, tmp_path):
+    """The limit of open files is what stands in the way."""
+    kb.upsert(rows(["a"]))
+    kb.close()
+    script = (
+        "import os, resource, sys\n"
+        "import mrl_adapters.faiss\n"
+        "from mrl_retrieval.errors import BackendError\n"
+        "from mrl_retrieval.registry import open_backend\n"
+        "backend = open_backend(sys.argv[1])\n"
+        "backend.read_manifest()\n"
+        "backend._store._connections.reset()\n"
+        "held = [os.open('/dev/null', os.O_RDONLY) for _ in range(20)]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "try: print(backend.count())\n"
+        "except BackendError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, address], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "limit of open files" in done.stdout and "no permission" not in done.stdout, done.stdout

@@ -153,3 +153,37 @@ def test_dropped_and_made_again_by_another(kb, opened, address, manifest):
         kb.search(two_stages(query))
     assert kb.read_manifest().dim == 4
     assert kb.count() == 0
+
+
+def test_a_rerank_holds_up_neither_writers_nor_other_searches(kb):
+    """Not even the first one after a commit, which brings the index up to date."""
+    kb.upsert(rows([f"d{i}" for i in range(50)]))
+    found = []
+
+    def meanwhile():
+        kb.upsert(rows(["new"], vectors_of(1, 700)))
+        found.extend(ids_of(kb.search(two_stages(vectors_of(1, 700), 1))))
+
+    def rest(snapshot, _):
+        other = threading.Thread(target=meanwhile, daemon=True)
+        other.start()
+        other.join(30)
+        return other.is_alive(), snapshot.state.rows
+
+    assert kb._index.on(lambda snapshot, coarse: None, rest) == (False, 50)
+    assert found == [["new"]] and kb.count() == 51
+
+
+def test_under_steady_commits_a_search_comes_to_an_end(kb, monkeypatch):
+    kb.upsert(rows([f"d{i}" for i in range(50)]))
+    snapshot, calls = kb._store.snapshot, []
+
+    def after_a_commit(*args, **options):
+        if len(calls) < 20:
+            calls.append(1)
+            kb.upsert(rows([f"more{len(calls)}"], vectors_of(1, 1000 + len(calls))))
+        return snapshot(*args, **options)
+
+    monkeypatch.setattr(kb._store, "snapshot", after_a_commit)
+    assert ids_of(kb.search(two_stages(vectors_of(1, 1007), 1))) == [["more7"]]
+    assert len(calls) == 7
