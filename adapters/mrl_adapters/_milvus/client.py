@@ -275,8 +275,8 @@ def _rpc_error(error: BaseException | None) -> Any | None:
 def _forms(secret: str) -> list[str]:
     """What of a token may come back in a server's words, longest first: the token, its base64 as pymilvus sends it,
     and the password of ``user:password``."""
-    encoded = base64.b64encode(secret.encode()).decode("ascii").rstrip("=")
-    forms = {secret, encoded, secret.partition(":")[2]}
+    encoded = base64.b64encode(secret.encode(errors="replace")).decode("ascii")
+    forms = {secret, encoded, encoded.rstrip("="), secret.partition(":")[2]}
     return sorted((form for form in forms if len(form) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 

@@ -6,7 +6,9 @@ Milvus allows letters, digits and ``_`` in a name, so ours are escaped: ``mrl_``
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -67,16 +69,18 @@ class Collections:
         self._name = name
         self._milvus_name = _escaped(name)
         self._table: Table | None = None
+        self._looks = itertools.count(1)
+        self._kept = 0
+        """Which look or change of ours the table is of: a look that began earlier may have seen what was before."""
+        self._keeping = threading.Lock()
 
     def table(self) -> Table | None:
         """The collection, ready to be searched; None where it does not exist."""
-        if self._table is None:
-            self.read()
-        return self._table
+        return self._table or self._look()
 
     def forget(self) -> None:
         """Look again at the next use."""
-        self._table = None
+        self._keep(None, next(self._looks))
 
     def read(self) -> Manifest | None:
         """The stored manifest; None where the collection does not exist. Loads a collection that was not known yet.
@@ -86,33 +90,46 @@ class Collections:
             ManifestError: it is damaged.
             CollectionMismatchError: it was made with another coarse index than the options ask for.
         """
-        known, self._table = self._table, None
-        if not self._connection.exists():
-            return None
+        table = self._look()
+        return None if table is None else table.manifest
+
+    def _look(self) -> Table | None:
+        """The collection as it is now. Other threads have what was known of it until this is done."""
+        look, known = next(self._looks), self._table
+        found: Table | None = None
         try:
+            if not self._connection.exists():
+                return None
             described = self._describe()
             manifest = self._manifest_of(described)
             if known is not None and known.manifest.collection_id == manifest.collection_id:
                 # Its indexes were looked at already. Milvus Lite counts all rows to list them.
-                self._table = replace(known, manifest=manifest)
+                found = replace(known, manifest=manifest)
             else:
-                self._table = self._ready(described, manifest)
+                found = self._ready(described, manifest)
         except CollectionNotFound:
             return None  # never made, or dropped just now
-        return manifest
+        finally:
+            self._keep(found, look)
+        return found
+
+    def _keep(self, table: Table | None, look: int) -> None:
+        """Know this from now on, unless a look that began later is done already, or a change came between."""
+        with self._keeping:
+            if look > self._kept:
+                self._table, self._kept = table, look
 
     def write(self, manifest: Manifest, expected: Manifest | None) -> None:
         """Compare-and-set of the manifest: atomic in one process, and on a server where a collection is made."""
         with self._connection.place.writing:
-            stored = self.read()
-            if (stored and stored.checksum) != (expected and expected.checksum):
+            table = self._look()
+            if (table and table.manifest.checksum) != (expected and expected.checksum):
                 raise self._conflict()
-            if stored is None:
+            if table is None:
                 self._create(manifest)
             else:
                 self._set({_MANIFEST: manifest.dumps()}, "writing the manifest")
-                if self._table is not None:
-                    self._table = replace(self._table, manifest=manifest)
+                self._keep(replace(table, manifest=manifest), next(self._looks))
 
     def _create(self, manifest: Manifest) -> None:
         call = self._connection.call
@@ -138,7 +155,7 @@ class Collections:
         if self._manifest_of(described).checksum != manifest.checksum:
             raise self._conflict()
         try:
-            self._table = self._ready(described, manifest)
+            self._keep(self._ready(described, manifest), next(self._looks))
         except BackendError:
             call("undoing", "drop_collection", collection_name=self._milvus_name)
             raise
@@ -219,9 +236,8 @@ class Collections:
         """Our collections at this place, sorted."""
         if not self._connection.exists():
             return []
-        listed = self._connection.call("listing collections", "list_collections")
         found = []
-        for name in listed:
+        for name in self._connection.call("listing collections", "list_collections"):
             if name.startswith(OURS):
                 described = self._connection.call("listing collections", "describe_collection", collection_name=name)
                 if _MANIFEST in described["properties"]:
@@ -230,7 +246,7 @@ class Collections:
 
     def drop(self) -> None:
         """Remove the collection; no error if it is not there."""
-        self._table = None
+        self.forget()
         with self._connection.place.writing:
             self._connection.place.unflushed.pop(self._milvus_name, None)
             if not self._connection.exists() or not self._there(self._milvus_name):
@@ -238,22 +254,18 @@ class Collections:
             if (without_vector := self._connection.without_vector) is not None:
                 without_vector.pop(self._milvus_name, None)
             self._manifest_of(self._describe())
-            name = self._milvus_name
+            call, name = self._connection.call, self._milvus_name
             if self._connection.lite:
                 name = DOOMED + uuid.uuid4().hex
-                self._connection.call(
-                    "dropping the collection", "rename_collection", old_name=self._milvus_name, new_name=name
-                )
-            self._connection.call("dropping the collection", "drop_collection", collection_name=name)
+                call("dropping the collection", "rename_collection", old_name=self._milvus_name, new_name=name)
+            call("dropping the collection", "drop_collection", collection_name=name)
 
     def _there(self, name: str) -> bool:
         return bool(self._connection.call("looking up the collection", "has_collection", collection_name=name))
 
     def _describe(self) -> Mapping[str, Any]:
-        described: Mapping[str, Any] = self._connection.call(
-            "reading the manifest", "describe_collection", collection_name=self._milvus_name
-        )
-        return described
+        call, name = self._connection.call, self._milvus_name
+        return dict(call("reading the manifest", "describe_collection", collection_name=name))
 
     def _set(self, properties: dict[str, str], doing: str) -> None:
         self._connection.call(

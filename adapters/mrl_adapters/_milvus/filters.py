@@ -1,10 +1,9 @@
-"""Our filters as Milvus expressions, in which no byte of a user's stands.
+"""Our filters as Milvus expressions, in which nothing of a user's stands but harmless ids and numbers.
 
 Milvus's JSON fields know no difference between a missing key and a null, and Milvus Lite evaluates them row by row in
-Python. So a row carries *terms*, strings that say what is true of its metadata (:mod:`mrl_adapters._terms` describes them and
-turns a filter into questions about them), each as a hash in base32. A server keeps them as an indexed array; Milvus
-Lite as one string, in which a term is looked for as ``.HASH``. Numbers are kept under hashed names of their own, for
-their order.
+Python. So a row carries :mod:`terms <.._terms>`, strings that say what is true of its metadata and about which a filter
+becomes questions, each as a hash in base32. A server keeps them as an indexed array; Milvus Lite as one string, in
+which a term is looked for as ``.HASH``. Numbers are kept under hashed names of their own, for their order.
 """
 
 from __future__ import annotations

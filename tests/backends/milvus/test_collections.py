@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip ins
 
 from mrl_adapters._milvus.collections import _escaped, _unescaped
 from mrl_adapters.milvus import MilvusBackend
-from mrl_retrieval.errors import BackendError, CollectionNotFound, ConflictError, NotACollection
+from mrl_retrieval.errors import BackendError, BackendUnavailable, CollectionNotFound, ConflictError, NotACollection
 from mrl_retrieval.manifest import Canaries
 from mrl_retrieval.matryoshka import normalize
 from tests.backends.common import DIM, batch_of
@@ -104,6 +105,81 @@ def test_a_creation_that_fails_leaves_nothing(backend: MilvusBackend, monkeypatc
     assert backend.read_manifest() is None
     backend.write_manifest(MANIFEST, None)
     assert backend.collections() == ["default"]
+
+
+def while_described(backend: MilvusBackend, monkeypatch: pytest.MonkeyPatch, do: Callable[[], Any]) -> None:
+    """Do something, as another thread would, once the collection was described and before the answer is here."""
+    call = backend._connection.call
+
+    def interrupted(doing: str, method: str, **arguments: Any) -> Any:
+        answer = call(doing, method, **arguments)
+        if method == "describe_collection":
+            monkeypatch.setattr(backend._connection, "call", call)
+            do()
+        return answer
+
+    monkeypatch.setattr(backend._connection, "call", interrupted)
+
+
+def test_reading_the_manifest_takes_it_from_nobody(backend: MilvusBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads go on with what is known, where each would look at the indexes again, and so count all rows."""
+    backend.upsert(batch_of(rows(3)))
+    known = backend._collections.table()
+    seen: list[Any] = []
+    while_described(backend, monkeypatch, lambda: seen.append(backend._collections.table()))
+    assert backend.read_manifest() == MANIFEST
+    assert len(seen) == 1 and seen[0] is known is not None
+
+
+def test_an_older_look_replaces_no_newer_one(
+    backend: MilvusBackend, open_at: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = replace(MANIFEST, plan={"k": 1}), replace(MANIFEST, plan={"k": 2})
+    while_described(backend, monkeypatch, lambda: backend.write_manifest(first, MANIFEST))
+    assert backend.read_manifest() == MANIFEST  # as it was described
+    assert backend.manifest == first
+
+    def changed_by_another() -> None:
+        open_at().write_manifest(second, first)
+        assert backend.read_manifest() == second
+
+    while_described(backend, monkeypatch, changed_by_another)
+    assert backend.read_manifest() == first
+    assert backend.manifest == second
+    while_described(backend, monkeypatch, backend.drop)
+    assert backend.read_manifest() == second
+    with pytest.raises(CollectionNotFound, match="index something first"):
+        backend.count()
+
+
+def test_a_collection_that_is_forgotten_while_it_is_looked_at(
+    backend: MilvusBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend._collections.forget()
+    while_described(backend, monkeypatch, backend._collections.forget)
+    assert backend.count() == 0
+
+
+def test_after_a_look_that_failed_nothing_is_known(backend: MilvusBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._connection, "exists", lambda: False)
+        assert backend.read_manifest() is None
+        with pytest.raises(CollectionNotFound):
+            backend.count()
+    assert backend.read_manifest() == MANIFEST
+    call = backend._connection.call
+
+    def unavailable(doing: str, method: str, **arguments: Any) -> Any:
+        if method == "describe_collection":
+            raise BackendUnavailable("down")
+        return call(doing, method, **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._connection, "call", unavailable)
+        for use in (backend.read_manifest, backend.count):
+            with pytest.raises(BackendUnavailable):
+                use()
+    assert backend.count() == 0
 
 
 def test_a_large_manifest(backend: MilvusBackend, open_at: Opener) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import logging
+from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -41,26 +43,53 @@ def test_a_server_that_does_not_answer(open_at: Opener) -> None:
 
 
 class Refusing(milvus_pb2_grpc.MilvusServiceServicer):
-    """Knows nobody."""
+    """Knows nobody, and tells whom: in what it was sent, in what that means, and by the password alone."""
 
     def Connect(self, request: Any, context: grpc.ServicerContext) -> None:
-        told = dict(context.invocation_metadata()).get("authorization", "")
-        context.abort(grpc.StatusCode.UNAUTHENTICATED, f"auth check failure, please check {told} api key is correct")
+        sent = dict(context.invocation_metadata())["authorization"]
+        token = base64.b64decode(sent).decode()
+        said = f"{sent}, {sent.rstrip('=')}, {token}, {token.partition(':')[2]}"
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, f"auth check failure, please check {said} api key is correct")
 
 
-def test_a_wrong_token(open_at: Opener) -> None:
+@pytest.fixture
+def refusing() -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(2))
     milvus_pb2_grpc.add_MilvusServiceServicer_to_server(Refusing(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    try:
-        one = open_at(f"milvus+http://127.0.0.1:{port}", token="very-secret", timeout=2)
-        with pytest.raises(BackendError, match="refuses the credentials.*MILVUS_TOKEN") as caught:
-            one.read_manifest()
-        assert not isinstance(caught.value, BackendUnavailable)
-        assert "very-secret" not in str(caught.value) + repr(one._options)
-    finally:
-        server.stop(0).wait()
+    yield f"milvus+http://127.0.0.1:{port}"
+    server.stop(0).wait()
+
+
+@pytest.mark.parametrize(
+    ("options", "variable", "token"),
+    [
+        ({"token": "very-secret"}, None, "very-secret"),
+        ({"token": "root:very:secret"}, None, "root:very:secret"),
+        ({"user": "me", "password": "very-secret"}, None, "me:very-secret"),
+        ({}, "root:very-secret", "root:very-secret"),
+        ({"token": "schlüssel:geheim"}, None, "schlüssel:geheim"),
+    ],
+)
+def test_a_wrong_token(
+    open_at: Opener,
+    refusing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, str],
+    variable: str | None,
+    token: str,
+) -> None:
+    if variable:
+        monkeypatch.setenv("MILVUS_TOKEN", variable)
+    one = open_at(refusing, timeout=2, **options)
+    with pytest.raises(BackendError, match=r"refuses the credentials.*check \*\*\*, \*\*\*, .*MILVUS_TOKEN") as caught:
+        one.read_manifest()
+    assert not isinstance(caught.value, BackendUnavailable)
+    said = str(caught.value) + repr(one._options)
+    encoded = base64.b64encode(token.encode()).decode()
+    for secret in (token, token.partition(":")[2] or token, encoded, encoded.rstrip("=")):
+        assert secret not in said
 
 
 def test_a_server_that_is_restarted(open_at: Opener, tmp_path: Path) -> None:

@@ -81,6 +81,45 @@ def test_full_vectors_come_with_the_candidates(backend: MilvusBackend, monkeypat
     assert [method for method, _ in called] == ["search", "query"]
 
 
+def test_a_list_of_ids_in_many_parts_carries_no_full_vectors(
+    backend: MilvusBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each part has as many candidates as asked for, and most of them are none of the whole."""
+    given = rows(60)
+    backend.upsert(batch_of(given))
+    backend.flush()
+    queries, some = vectors(3, seed=4), IdIn(frozenset(map(str, range(50))))
+    request = SearchRequest(queries, (Stage(COARSE, 50), Stage(DIM, 5)), some)
+    truth = exact_search(queries, np.array([row.vector for row in given[:50]]), [row.id for row in given[:50]], 5)
+    called = listen(backend, monkeypatch)
+    for most, searches in ((50, 1), (49, 2), (9, 6)):
+        called.clear()
+        monkeypatch.setattr(_milvus_search, "KEYS_PER_CALL", most)
+        for ranking, (ids, scores) in zip(backend.search(request), truth, strict=True):
+            assert [row.id for row in ranking.rows] == ids
+            np.testing.assert_allclose(ranking.scores, scores, atol=1e-6)
+        fields = [arguments["output_fields"] for method, arguments in called if method == "search"]
+        assert fields == ([["full"]] if searches == 1 else [["pk"]] * searches)
+
+
+def test_a_search_done_again_scores_what_is_there_then(backend: MilvusBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hit that is deleted beneath a search has it begun again; another row has another vector by then."""
+    backend.upsert(batch_of(rows(20)))
+    query = vectors(1, seed=4)
+    get = backend.get
+
+    def get_while_written(ids: Any, **options: Any) -> Any:
+        monkeypatch.setattr(backend, "get", get)
+        backend.delete(ids[:1])
+        backend.upsert(batch_of([Row(ids[1], "now the best", {}, query[0])]))
+        return get(ids, **options)
+
+    monkeypatch.setattr(backend, "get", get_while_written)
+    (ranking,) = backend.search(SearchRequest(query, (Stage(COARSE, 20), Stage(DIM, 3))))
+    assert len(ranking.rows) == 3 and ranking.rows[0].document == "now the best"
+    assert ranking.scores[0] == pytest.approx(1)
+
+
 def test_looking_at_the_manifest_again_is_one_request(
     backend: MilvusBackend, open_at: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,3 +176,22 @@ def test_rows_without_a_vector_cost_nothing_where_there_are_none(
     one.upsert(batch_of(rows(2)))
     called = listen(one, monkeypatch)
     assert sorted(one.coarse_search(query, 9, None)[0].ids) == ["0", "1"] and conditions() == [""]
+
+
+def test_a_search_repeated_for_a_row_without_a_vector_scores_what_is_there_then(
+    backend: MilvusBackend, open_at: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = rows(5)
+    backend.upsert(batch_of(given))
+    query = vectors(1, seed=4)
+    ask = _milvus_search.Search._ask
+
+    def ask_and_write(self: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(_milvus_search.Search, "_ask", ask)
+        answers = ask(self, *arguments)
+        open_at().upsert(batch_of([Row("bare", None, {}, None), replace(given[3], vector=query[0])]))
+        return answers
+
+    monkeypatch.setattr(_milvus_search.Search, "_ask", ask_and_write)
+    (ranking,) = backend.search(SearchRequest(query, (Stage(COARSE, 9), Stage(DIM, 3))))
+    assert ranking.rows[0].id == "3" and ranking.scores[0] == pytest.approx(1)
