@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -101,6 +104,7 @@ class ChromaBackend(Backend):
     # -- the collection ------------------------------------------------------------------------------------
 
     def read_manifest(self) -> Manifest | None:
+        self._searcher.forget()
         self._manifest = self._collections.read()
         return self._manifest
 
@@ -115,8 +119,10 @@ class ChromaBackend(Backend):
     def drop(self) -> None:
         with self._write_lock:
             self._manifest = None
-            self._searcher.forget()
-            self._collections.drop()
+            try:
+                self._collections.drop()
+            finally:
+                self._searcher.forget()
 
     @property
     def _write_lock(self) -> threading.RLock:
@@ -145,11 +151,16 @@ class ChromaBackend(Backend):
         except MRLError as error:
             error.indexed_ids = tuple(id for id in batch.ids if id in committed)
             raise
+        finally:
+            if not batch.has_vector.all():  # some of these may have had one
+                self._searcher.forget()
 
     def delete(self, ids: Sequence[str]) -> int:
         with self._write_lock, self._connection.errors("deleting rows"):
-            self._searcher.forget()
-            return self._rows.delete(ids)
+            try:
+                return self._rows.delete(ids)
+            finally:
+                self._searcher.forget()
 
     def repair(self) -> None:
         """Remove what interrupted writes left behind. Call it while nobody else writes."""
@@ -246,7 +257,12 @@ class ChromaBackend(Backend):
         folder = self._connection.folder
         if folder is None:
             return {}
-        return {"folder_bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())}
+        size = 0
+        for place, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):  # Chroma's temporary files come and go
+                    size += Path(place, name).stat().st_size
+        return {"folder_bytes": size}
 
     def close(self) -> None:
         self._collections.forget()

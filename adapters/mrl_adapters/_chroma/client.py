@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import (
@@ -36,8 +35,6 @@ except ImportError as error:
     raise MissingExtra("the chroma backend", "chroma") from error
 
 __all__ = ["Connection"]
-
-logger = logging.getLogger(__name__)
 
 _SHORTEST_SECRET = 4
 _NOT_ALLOWED = re.compile(
@@ -98,17 +95,22 @@ class Connection:
             if self._closed:
                 raise BackendError(f"the connection to {self.address} is closed; open the collection again")
             if self._client is None:
-                with self.errors("connecting"), systems.lock():
+                with self.errors("connecting"), self._alone():
                     self._client = self._open()
             return self._client
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Held while Chroma's systems in this process start and end. A slow server is nobody else's to wait for."""
+        return nullcontext() if self.address.url else systems.lock()
 
     def _open(self) -> Any:
         if self._folder is not None:
             return systems.open_folder(self._folder)
         if not self.address.url:
             return systems.MemoryClient()
-        url = httpx.URL(self.address.url)
-        url = url.copy_with(port=url.port or _DEFAULT_PORT[url.scheme])
+        # Not by httpx: to it a port that is the default of HTTP, 80, is none.
+        parts = urlsplit(self.address.url)
+        url = httpx.URL(self.address.url).copy_with(port=parts.port or _DEFAULT_PORT[parts.scheme])
         self._greet(str(url).rstrip("/"))
         client = chromadb.HttpClient(
             host=str(url),
@@ -147,7 +149,7 @@ class Connection:
 
     def close(self) -> None:
         """Release files and sockets; a second call is no error."""
-        with self._lock, systems.lock():
+        with self._lock, self._alone():
             client, self._client, self._closed = self._client, None, True
             if client is None:
                 return
@@ -165,8 +167,13 @@ class Connection:
             raise
         except Exception as error:
             raise self._translated(doing, error) from error
+        except BaseException as error:
+            # A panic of Chroma's Rust, which derives from BaseException as an interruption from the keyboard does.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise self._translated(doing, error) from error
 
-    def _translated(self, doing: str, error: Exception) -> MRLError:
+    def _translated(self, doing: str, error: BaseException) -> MRLError:
         words = str(error) or type(error).__name__
         for secret in self._headers.values():
             if len(secret) >= _SHORTEST_SECRET:

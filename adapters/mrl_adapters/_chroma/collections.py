@@ -51,6 +51,7 @@ class Collections:
     def __init__(self, connection: Connection, name: str, graph: Mapping[str, int]) -> None:
         self._connection = connection
         self._name = name
+        self._part = re.compile(rf"mrl-(full|dropped)\.[0-9a-f]{{12}}\.{re.escape(name)}")
         self._asked = dict(graph)
         self._pair: Pair | None = None
         forks.register(self)
@@ -61,9 +62,10 @@ class Collections:
 
     def pair(self) -> Pair | None:
         """The handles; None where the collection does not exist."""
-        if self._pair is None:
-            self.read()
-        return self._pair
+        pair = self._pair
+        if pair is None and (found := self._renew()) is not None:
+            _, pair = found
+        return pair
 
     def forget(self) -> None:
         """Let go of the handles, so that the next use looks again."""
@@ -71,7 +73,19 @@ class Collections:
 
     def read(self) -> Manifest | None:
         """The stored manifest; None where the collection does not exist. Renews the handles."""
-        self._pair = None
+        found = self._renew()
+        return None if found is None else found[0]
+
+    def _renew(self) -> tuple[Manifest, Pair] | None:
+        """Look anew. Other threads have the old handles until the new ones are there."""
+        found = None
+        try:
+            found = self._look()
+        finally:
+            self._pair = None if found is None else found[1]
+        return found
+
+    def _look(self) -> tuple[Manifest, Pair] | None:
         with self._connection.errors("reading the manifest"):
             client = self._connection.reader()
             coarse = None if client is None else self._find(client, _COARSE + self._name)
@@ -94,20 +108,19 @@ class Collections:
                         f"collection {self._name!r} was made with {key}={stored[key]}, asked for {value}; Chroma "
                         "cannot change it later: leave the option out, or drop the collection and index again"
                     )
-            self._pair = Pair(coarse, full, stored.get("ef_search", 0))
-            return manifest
+            return manifest, Pair(coarse, full, stored.get("ef_search", 0))
 
     def write(self, manifest: Manifest, expected: Manifest | None) -> None:
         """Compare-and-set of the manifest. Making a collection is atomic in Chroma, replacing its metadata is not."""
         with self._connection.errors("writing the manifest"):
-            stored = self.read()
-            if (stored and stored.checksum) != (expected and expected.checksum):
+            found = self._renew()
+            if (found and found[0].checksum) != (expected and expected.checksum):
                 raise self._conflict()
-            if stored is None:
+            if found is None:
                 self._create(manifest)
-            elif self._pair is not None:
-                metadata = {_MANIFEST: manifest.dumps(), _FULL: self._pair.full.name}
-                self._pair.coarse.modify(metadata=metadata)
+            else:
+                _, pair = found
+                pair.coarse.modify(metadata={_MANIFEST: manifest.dumps(), _FULL: pair.full.name})
 
     def _create(self, manifest: Manifest) -> None:
         client = self._connection.client()
@@ -149,36 +162,42 @@ class Collections:
             )
 
     def drop(self) -> None:
-        """Remove both. Renaming the one that makes the collection exist is what drops it, at once."""
+        """Remove both. Renaming the one that makes the collection exist is what drops it, at once.
+
+        Nothing else of this name goes: it may be what somebody else is just making.
+        """
         self._pair = None
         with self._connection.errors("dropping the collection"):
             client = self._connection.reader()
             coarse = None if client is None else self._find(client, _COARSE + self._name)
             if client is None or coarse is None:
                 return
-            self._ours(coarse)
-            coarse.modify(name=f"mrl-dropped.{_token()}.{self._name}")
-            self.drop_orphans()
+            full_name, dropped = str(self._ours(coarse).get(_FULL)), f"mrl-dropped.{_token()}.{self._name}"
+            coarse.modify(name=dropped)
+            for name in filter(self._part.fullmatch, (full_name, dropped)):
+                self._remove(client, name)
 
     def drop_orphans(self) -> None:
-        """Remove what an interrupted creation or drop of this name left behind."""
+        """Remove what an interrupted creation or drop of this name left behind. Call it while nobody else makes one."""
         client = self._connection.client()
         coarse = self._find(client, _COARSE + self._name)
         used = None if coarse is None else self._ours(coarse).get(_FULL)
-        orphan = re.compile(rf"mrl-(full|dropped)\.[0-9a-f]{{12}}\.{re.escape(self._name)}")
         for collection in client.list_collections():
             ours = (collection.metadata or {}).keys() & {_ROLE, _MANIFEST}
-            if ours and orphan.fullmatch(collection.name) and collection.name != used:
-                self._empty(client.get_collection(collection.name, embedding_function=None))
-                client.delete_collection(collection.name)
+            if ours and self._part.fullmatch(collection.name) and collection.name != used:
+                self._remove(client, collection.name)
 
-    def _empty(self, collection: Any) -> None:
-        """Delete the rows one by one: with the collection Chroma forgets their lists, which would then turn up as
+    def _remove(self, client: Any, name: str) -> None:
+        """Delete the rows before the collection: with it Chroma forgets their lists, which would then turn up as
         metadata of whatever is written next, in any collection of the database."""
+        collection = self._find(client, name)
+        if collection is None:
+            return
         size = self.max_batch()
         ids = collection.get(include=[])["ids"]
         for i in range(0, len(ids), size):
             collection.delete(ids=ids[i : i + size])
+        client.delete_collection(name)
 
     def graph(self, pair: Pair) -> dict[str, Any]:
         """The settings that the coarse graph was made with."""

@@ -71,12 +71,18 @@ class Access:
         if timeout is not None and not (is_number(timeout) and timeout > 0):
             raise InvalidInput(f"timeout is {timeout!r}, of type {_kind(timeout)}; give seconds as a number above 0")
 
-        environment: Mapping[str, str] = os.environ if remote else {}
-        api_key = given["api_key"] or environment.get("CHROMA_API_KEY")
+        def value(name: str) -> str | None:
+            if given[name] or not remote:
+                return given[name] or None
+            variable = f"CHROMA_{name.upper()}"
+            _check_text(variable, os.environ.get(variable))
+            return os.environ.get(variable)
+
+        api_key = value("api_key")
         return cls(
             headers={**(given["headers"] or {}), **({"x-chroma-token": api_key} if api_key else {})},
-            tenant=given["tenant"] or environment.get("CHROMA_TENANT"),
-            database=given["database"] or environment.get("CHROMA_DATABASE"),
+            tenant=value("tenant"),
+            database=value("database"),
             timeout=min(_DEFAULT_WAIT if timeout is None else timeout, _LONGEST_WAIT),
         )
 

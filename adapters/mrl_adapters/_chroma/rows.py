@@ -235,6 +235,11 @@ class RowStore:
             if filter is not None:
                 where = {"$and": [where, filters.compile_where(filter)]}
             records = pair.full.get(where=where, include=[])["ids"]
+        return self._not_hidden(pair, records)
+
+    @staticmethod
+    def _not_hidden(pair: Pair, records: Iterable[str]) -> list[str]:
+        """Ids of bare records, without those that a coarse row wins over."""
         ids = [record.removeprefix(_BARE) for record in records]
         hidden = {id for part in parts(ids, IDS_PER_CALL) for id in pair.coarse.get(ids=part, include=[])["ids"]}
         return [id for id in ids if id not in hidden]
@@ -242,10 +247,12 @@ class RowStore:
     def first(self, where: filters.Where) -> Iterator[tuple[str, dict[str, Any]]]:
         """Id and metadata of one row that matches, with a vector and without one, where there is any."""
         pair = self._pair()
-        for collection, before in ((pair.coarse, ""), (pair.full, _BARE)):
-            answer = collection.get(where=where, limit=1, include=["metadatas"])
-            for record, metadata in zip(answer["ids"], answer["metadatas"], strict=True):
-                yield record.removeprefix(before), json.loads(metadata[_JSON])
+        found = _metadata_by_id(pair.coarse.get(where=where, limit=1, include=["metadatas"]))
+        for id in self._not_hidden(pair, pair.full.get(where=where, include=[])["ids"])[:1]:
+            for metadata in pair.full.get(ids=[_BARE + id], include=["metadatas"])["metadatas"]:
+                found[id] = metadata
+        for id, metadata in found.items():
+            yield id, json.loads(metadata[_JSON])
 
 
 def parts(items: Iterable[T], size: int) -> Iterator[list[T]]:

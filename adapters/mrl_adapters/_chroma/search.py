@@ -35,17 +35,24 @@ _IDS_PER_QUERY = 50_000
 _Fetch = Callable[[list[str]], tuple[list[str], FloatArray]]
 
 
+class _Size:
+    """What is known of how many rows there are, for as long as none go."""
+
+    is_large = False
+    """More than are searched exactly."""
+
+
 class Searcher:
     """Searches rows. Takes no lock and lets Chroma's errors through: both are the backend's."""
 
     def __init__(self, pair: Callable[[], Pair], rows: RowStore) -> None:
         self._pair = pair
         self._rows = rows
-        self._is_large = False
+        self._size = _Size()
 
     def forget(self) -> None:
-        """Rows were removed: look anew how many there are."""
-        self._is_large = False
+        """Rows were, or may have been, removed: look anew how many there are."""
+        self._size = _Size()
 
     def coarse(self, queries: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         """The best ``limit`` prefixes, by the graph; ``min(limit, matching)`` of them."""
@@ -53,9 +60,10 @@ class Searcher:
             return self._among(queries, limit, self._rows.coarse_ids(filter))
         if limit > _SMALL:
             limit = min(limit, max(1, int(self._pair().coarse.count())))  # Chroma takes no more than 32 bits
-        asked = self._width(limit) if self._is_large else max(limit, _SMALL)
+        size = self._size  # of this moment: what is seen of rows that go meanwhile is of no use later
+        asked = self._width(limit) if size.is_large else max(limit, _SMALL)
         found, shortest = self._query(queries, asked, limit)
-        self._is_large = shortest == asked
+        size.is_large = shortest == asked
         if shortest < asked:
             # Either there are no more, or the graph has parts that cannot be reached (many equal vectors).
             ids = self._rows.coarse_ids(None)

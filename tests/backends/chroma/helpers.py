@@ -51,7 +51,7 @@ def made(address: str, manifest: Manifest = MANIFEST, **options: Any) -> ChromaB
 class Failing:
     """A Chroma collection whose ``verb`` raises once, after some calls of it that do not."""
 
-    def __init__(self, collection: Any, verb: str, error: Exception | None = None, after: int = 0) -> None:
+    def __init__(self, collection: Any, verb: str, error: BaseException | None = None, after: int = 0) -> None:
         self._collection, self._verb, self._after = collection, verb, after
         self._error = error or RuntimeError("the disk is full")
 

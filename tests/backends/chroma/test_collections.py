@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("chromadb", reason="chromadb is not installed: pip install 'mrl-retrieval[chroma]'")
 
+from mrl_adapters._chroma.collections import Collections
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import (
@@ -71,6 +72,45 @@ def test_what_a_dropped_collection_leaves_is_never_taken_up(memory: ChromaBacken
     assert len(client.list_collections()) == 4
     memory.repair()
     assert len(client.list_collections()) == 2
+
+
+def test_a_drop_takes_nothing_that_somebody_else_is_making(memory: ChromaBackend) -> None:
+    """Full vectors are made first, and are nobody's until the collection is there."""
+    memory.upsert(batch_of(rows(3)))
+    client = memory._connection.client()
+    making = "mrl-full.0123456789ab.default"
+    client.create_collection(making, metadata={"mrl_role": "full"}, embedding_function=None)
+    memory.drop()
+    assert [c.name for c in client.list_collections()] == [making]
+    memory.write_manifest(MANIFEST, None)
+    memory.repair()
+    assert making not in [c.name for c in client.list_collections()]
+    assert memory.count() == 0
+
+
+def test_a_drop_takes_nothing_of_somebody_elses(memory: ChromaBackend) -> None:
+    """Whatever the metadata says that the full vectors are."""
+    client, coarse = memory._connection.client(), memory._pair().coarse
+    for name in ("None", "theirs"):
+        client.create_collection(name, embedding_function=None)
+    coarse.modify(metadata={**coarse.metadata, "mrl_full": "theirs"})
+    memory.drop()
+    assert {"None", "theirs"} <= {c.name for c in client.list_collections()}
+    assert memory.read_manifest() is None
+
+
+def test_another_thread_that_looks_anew_takes_nothing_away(
+    memory: ChromaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if one did so between any two steps: the handles are never there for long."""
+    memory.upsert(batch_of(rows(3)))
+    gone = property(lambda _: None, lambda _, pair: None)
+    monkeypatch.setattr(Collections, "_pair", gone, raising=False)
+    assert memory.count() == 3
+    stored = memory.read_manifest()
+    memory.write_manifest(MANIFEST.with_plan({"coarse_top_k": 300}), stored)
+    changed = memory.read_manifest()
+    assert changed is not None and changed.plan == {"coarse_top_k": 300}
 
 
 def test_the_manifest_is_compared_before_it_is_replaced(opener: Callable[[], str]) -> None:

@@ -20,7 +20,7 @@ from mrl_retrieval.errors import (
 )
 from mrl_retrieval.matryoshka import prefix
 from mrl_retrieval.registry import open_backend
-from tests.backends.chroma.helpers import MANIFEST, made, rows, vectors
+from tests.backends.chroma.helpers import MANIFEST, Failing, made, rows, vectors
 from tests.backends.common import COARSE, batch_of
 
 
@@ -149,3 +149,25 @@ def test_every_address_is_a_world_of_its_own() -> None:
             assert c.read_manifest() is None
     finally:
         theirs.close()
+
+
+def test_a_panic_is_our_error_and_an_interruption_is_none(tmp_path: Path) -> None:
+    """Those of Chroma's Rust are of this name, and of no class that could be imported."""
+    panic = type("PanicException", (BaseException,), {})
+    with made(f"chroma:{tmp_path}") as backend:
+        whole = backend._pair()
+        backend._collections._pair = replace(whole, coarse=Failing(whole.coarse, "count", panic("index out of range")))
+        with pytest.raises(BackendError, match="PanicException: index out of range"):
+            backend.count()
+        backend._collections._pair = replace(whole, coarse=Failing(whole.coarse, "count", KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            backend.count()
+        assert backend.count() == 0
+
+
+def test_files_that_vanish_have_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with made(f"chroma:{tmp_path}") as backend:
+        before = backend.stats().details["folder_bytes"]
+        (tmp_path / "chroma.sqlite3-journal").symlink_to("gone")
+        monkeypatch.setattr(Path, "is_file", lambda _: True)  # it was, a moment ago
+        assert backend.stats().details["folder_bytes"] == before > 0

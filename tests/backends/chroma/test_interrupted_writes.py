@@ -11,9 +11,7 @@ pytest.importorskip("chromadb", reason="chromadb is not installed: pip install '
 
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.documents import Row
-from mrl_retrieval.errors import (
-    BackendError,
-)
+from mrl_retrieval.errors import BackendError, FilterError
 from mrl_retrieval.filters import parse_filter
 from mrl_retrieval.scoring import exact_search
 from mrl_retrieval.two_stage import SearchRequest, Stage
@@ -131,3 +129,24 @@ def test_a_row_that_gains_or_loses_its_vector(memory: ChromaBackend, to_vector: 
         memory.repair()
         assert same(memory.get([full.id], vectors=True)[0], full)
     assert whole.full.count() == 1
+
+
+@pytest.mark.parametrize("vector", [True, False])
+def test_a_record_that_is_hidden_is_no_row_for_an_order(memory: ChromaBackend, vector: bool) -> None:
+    """The row without its vector has a text under a key where the row that wins has a number."""
+    bare, full = Row("a", None, {"i": "x"}, None), Row("a", None, {"i": 1}, vectors(1)[0])
+    others = [Row("b", None, {"i": 2}, None), Row("c", None, {"i": 3}, vectors(2)[1])]
+    before, after = (bare, full) if vector else (full, bare)
+    memory.upsert(batch_of([before, *others]))
+    whole = memory._pair()
+    part = "full" if vector else "coarse"
+    memory._collections._pair = replace(whole, **{part: Failing(getattr(whole, part), "delete")})
+    with pytest.raises(BackendError):
+        memory.upsert(batch_of([after]))
+    memory._collections._pair = whole
+    assert whole.full.get(ids=["-:a"])["ids"] == ["-:a"]
+    filter = parse_filter({"i": {"$gt": 0}})
+    assert memory.count(filter) == 3 and by_id(memory, filter=filter).keys() == {"a", "b", "c"}
+    memory.upsert(batch_of([Row("d", None, {"i": "y"}, None)]))
+    with pytest.raises(FilterError, match="'d' holds 'y'"):
+        memory.count(filter)

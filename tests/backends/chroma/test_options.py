@@ -73,6 +73,18 @@ def test_a_wrong_type_is_found_at_opening(options: dict[str, Any], words: str) -
     assert "12345" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["api_key", "tenant", "database"])
+def test_what_the_environment_gives_is_checked_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HTTP cannot send, its library would show."""
+    address = f"chroma+http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv(f"CHROMA_{name.upper()}", "s3cret\n")
+    with pytest.raises(InvalidInput, match=f"CHROMA_{name.upper()} has a character that cannot be sent") as caught:
+        open_backend(address)
+    assert "s3cret" not in str(caught.value)
+    open_backend(address, **{name: "given"}).close()
+    open_backend("chroma:").close()
+
+
 def test_unknown_options_of_a_connection(tmp_path: Path) -> None:
     """An import has a connection and no graph."""
     for name in ("ef_search", "apikey"):

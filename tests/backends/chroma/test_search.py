@@ -16,7 +16,7 @@ from chromadb.errors import InternalError
 
 from mrl_adapters._chroma import search as _chroma_search
 from mrl_adapters.chroma import ChromaBackend
-from mrl_retrieval.documents import RowBatch
+from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.filters import IdIn, parse_filter
 from mrl_retrieval.matryoshka import prefix
 from mrl_retrieval.scoring import exact_search
@@ -208,3 +208,60 @@ def test_more_ids_than_a_request_takes(
         found = memory.coarse_search(queries, 10, filter)
         assert [c.ids for c in found] == [ids for ids, _ in expected]
         assert [len(asked["ids"]) for asked in watched.queries] == [600] * 4  # the last 100 are scored
+
+
+def first_ids(n: int) -> list[str]:
+    return [f"id{i}" for i in range(n)]
+
+
+def asked_next(memory: ChromaBackend, watched: Watched) -> int:
+    """How many results the next search for 10 candidates asks Chroma for: 1,000 where there may be so few rows."""
+    memory.coarse_search(prefix(vectors(1, seed=4), COARSE), 10, None)
+    return int(watched.queries[-1]["n_results"])
+
+
+@pytest.mark.parametrize("way", ["delete", "upsert"])
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_a_collection_that_becomes_small_is_searched_exactly_again(
+    memory: ChromaBackend, watched: Watched, monkeypatch: pytest.MonkeyPatch, way: str, when: str
+) -> None:
+    """Also where a search is on its way when the rows go, or comes in the middle of that."""
+    assert (asked_next(memory, watched), asked_next(memory, watched)) == (1000, 10)
+    remove, query = watched._collection.delete, watched._collection.query
+
+    def shrink() -> None:
+        if way == "delete":
+            memory.delete(first_ids(2000))
+        else:
+            memory.upsert(batch_of([Row(id, None, {}, None) for id in first_ids(2000)]))
+
+    def removing(**which: Any) -> None:
+        asked_next(memory, watched)
+        remove(**which)
+
+    def querying(**asked: Any) -> Any:
+        monkeypatch.setattr(watched._collection, "query", query)
+        answer = query(**asked)
+        shrink()
+        return answer
+
+    if when == "during":
+        monkeypatch.setattr(watched._collection, "delete", removing)
+        shrink()
+    elif when == "before":
+        monkeypatch.setattr(watched._collection, "query", querying)
+        asked_next(memory, watched)
+    else:
+        shrink()
+    assert memory._pair().coarse.count() == 500
+    assert asked_next(memory, watched) == 1000
+
+
+def test_what_another_process_removed_is_noticed_at_the_next_reading_of_the_manifest(
+    memory: ChromaBackend, watched: Watched
+) -> None:
+    assert (asked_next(memory, watched), asked_next(memory, watched)) == (1000, 10)
+    watched._collection.delete(ids=first_ids(2000))
+    memory.read_manifest()
+    memory._collections._pair = replace(memory._pair(), coarse=watched)
+    assert asked_next(memory, watched) == 1000

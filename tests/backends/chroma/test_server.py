@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import uuid
 from pathlib import Path
 
+import httpx
 import pytest
 
 pytest.importorskip("chromadb", reason="chromadb is not installed: pip install 'mrl-retrieval[chroma]'")
 
+from mrl_adapters._chroma import systems
 from mrl_adapters.chroma import ChromaBackend
 from mrl_retrieval.errors import (
     BackendError,
@@ -59,3 +64,56 @@ def test_the_token_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch, chro
                 raise RuntimeError(f"the server echoes {key}")
             assert key not in str(caught.value)
             assert key not in str(backend.address)
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://host", 8000),
+        ("http://host:80", 80),
+        ("http://host:8000", 8000),
+        ("https://host", 443),
+        ("https://host:443", 443),
+        ("https://host:80", 80),
+    ],
+)
+def test_the_port_that_is_asked(url: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours and Chroma's own first requests."""
+    asked: list[tuple[str, int]] = []
+
+    def answer(_: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.scheme, request.url.port or {"http": 80, "https": 443}[request.url.scheme]))
+        if request.url.path.endswith("/auth/identity"):
+            return httpx.Response(200, json={"user_id": "", "tenant": "*", "databases": []}, request=request)
+        return httpx.Response(200, json={"name": "any", "tenant": "any", "id": str(uuid.uuid4())}, request=request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    with open_backend(f"chroma+{url}") as backend:
+        assert isinstance(backend, ChromaBackend)
+        backend._connection.client()
+    assert len(asked) > 1 and set(asked) == {(url.partition(":")[0], port)}
+
+
+def test_a_server_that_is_slow_to_answer_holds_up_nobody_else() -> None:
+    errors: list[BaseException] = []
+
+    def read(backend: ChromaBackend) -> None:
+        try:
+            backend.read_manifest()
+        except BaseException as error:
+            errors.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        backend = open_backend(f"chroma+http://127.0.0.1:{listening.getsockname()[1]}")
+        assert isinstance(backend, ChromaBackend)
+        thread = threading.Thread(target=read, args=(backend,))
+        thread.start()
+        with listening.accept()[0] as greeted:
+            assert greeted.recv(1)
+            free = systems.lock().acquire(blocking=False)
+            if free:
+                systems.lock().release()
+    thread.join()
+    backend.close()
+    assert free, "others cannot open or close anything"
+    assert [type(error) for error in errors] == [BackendUnavailable]
