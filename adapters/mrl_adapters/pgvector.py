@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,7 +46,7 @@ from ._pgvector.rows import (
     select_statement,
     upsert_statements,
 )
-from ._pgvector.search import search_settings, search_statement
+from ._pgvector.search import search_settings, search_statements
 from ._pgvector.session import Known, Session
 from ._pgvector.stats import read_stats, stats_statement
 from ._pgvector.values import read_vector, unescape
@@ -261,9 +262,9 @@ class PgvectorBackend(Backend):
         layout = self._session.layout
         binary = layout.settings.coarse_quantization == "binary"
         wide = stages[0].limit * (self._options.oversampling if binary else 1) if graph else 0
-        statements = [search_statement(layout, v, stages, filter, graph=wide, rows=rows) for v in vectors]
+        statements = chain(first, search_statements(layout, vectors, stages, filter, graph=wide, rows=rows))
         found: list[list[tuple[Any, ...]]] = []
-        for part in chunks([*first, *statements], _QUERIES_PER_ROUND_TRIP):
+        while part := list(islice(statements, _QUERIES_PER_ROUND_TRIP)):
             found += self._session.ask("searching", part, search_settings(self._options, wide))
         return found
 

@@ -6,7 +6,6 @@ So the call after a restart makes a new connection, without asking the server fi
 
 from __future__ import annotations
 
-import os
 import selectors
 import threading
 import time
@@ -25,6 +24,7 @@ from psycopg.waiting import Ready
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import BackendError, BackendUnavailable
+from mrl_retrieval.storage import forks
 
 from .errors import Errors, NoAnswer
 from .options import Options, libpq_parameters, secrets_of
@@ -93,13 +93,23 @@ class Connections:
         self._options = options
         self._parameters = parameters = libpq_parameters(address, options)
         self._errors = Errors(address, options.timeout, lambda: secrets_of(parameters))
-        self._free = threading.BoundedSemaphore(options.pool_size)
-        self._pid = os.getpid()
         self._inherited: list[_Connection] = []
-        self._lock = threading.Lock()
-        self._idle: list[_Connection] = []
         self._closed = False
-        weakref.finalize(self, _close_all, self._idle, os.getpid())
+        self._start()
+        forks.register(self)
+
+    def _start(self) -> None:
+        """Without a connection."""
+        self._lock = threading.Lock()
+        self._free = threading.BoundedSemaphore(self._options.pool_size)
+        self._idle: list[_Connection] = []
+        self._at_the_end = weakref.finalize(self, _close_all, self._idle)
+
+    def after_fork(self) -> None:
+        """In a child process the idle connections are the parent's: one socket cannot serve two processes."""
+        self._inherited += self._idle  # kept, because closing them would end the parent's sessions
+        self._at_the_end.detach()
+        self._start()
 
     def ask(
         self, doing: str, statements: Sequence[Statement], settings: Mapping[str, str], *, writing: bool = False
@@ -123,6 +133,8 @@ class Connections:
                 for statement in (setting, *statements):
                     cursors.append(connection.cursor(binary=True))
                     cursors[-1].execute(statement.text, statement.parameters, prepare=statement.prepare)
+                    # Else the server keeps what it has to say until the end, and seems to stand still so long.
+                    connection.pgconn.send_flush_request()
             return [cursor.fetchall() if (r := cursor.pgresult) and r.nfields else [] for cursor in cursors[1:]]
 
     def transact(self, doing: str, work: Callable[[psycopg.Connection[Row]], T]) -> T:
@@ -145,17 +157,8 @@ class Connections:
         values = {"statement_timeout": str(milliseconds), "plan_cache_mode": "force_custom_plan", **settings}
         return Statement(_set_all(tuple(values)), values, prepare=True)
 
-    def _leave_the_parents(self) -> None:
-        """In a forked child the idle connections are the parent's: one socket cannot serve two processes."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._lock, self._free = threading.Lock(), threading.BoundedSemaphore(self._options.pool_size)
-            self._inherited = self._idle[:]  # kept, because closing them would end the parent's sessions
-            self._idle.clear()
-
     @contextmanager
     def _connection(self, doing: str) -> Iterator[_Connection]:
-        self._leave_the_parents()
         if not self._free.acquire(timeout=self._options.timeout):
             raise BackendUnavailable(
                 f"all {self._options.pool_size} connections to {self._address} were busy for timeout="
@@ -166,6 +169,9 @@ class Connections:
                 connection = self._idle_one() or self._connect()
                 try:
                     yield connection
+                except psycopg.Error:
+                    connection.close()  # a statement that failed may have left the server a name that psycopg forgot
+                    raise
                 finally:
                     self._give_back(connection)
         finally:
@@ -202,10 +208,9 @@ class Connections:
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when their call ends."""
-        self._leave_the_parents()
         with self._lock:
             self._closed = True
-            _close_all(self._idle, self._pid)
+            _close_all(self._idle)
 
 
 @lru_cache(maxsize=64)
@@ -224,6 +229,6 @@ def _has_news(connection: _Connection) -> bool:
         return True
 
 
-def _close_all(connections: list[_Connection], pid: int) -> None:
-    while connections and os.getpid() == pid:
+def _close_all(connections: list[_Connection]) -> None:
+    while connections:
         connections.pop().close()

@@ -18,7 +18,7 @@ filter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from psycopg import sql
@@ -35,7 +35,7 @@ from .layout import Layout
 from .options import Options
 from .values import as_vector
 
-__all__ = ["search_settings", "search_statement"]
+__all__ = ["search_settings", "search_statements"]
 
 _LIMIT = 2**62
 _WIDEST = 1000
@@ -72,20 +72,20 @@ _ROWS = sql.SQL(
 _IDS = sql.SQL("SELECT l.id, 0 - l.distance FROM {last} AS l ORDER BY l.distance, l.id")
 
 
-def search_statement(
+def search_statements(
     layout: Layout,
-    vector: FloatArray,
+    vectors: Iterable[FloatArray],
     stages: Sequence[Stage],
     filter: Filter | None,
     *,
     graph: int,
     rows: bool,
-) -> Statement:
-    """The statement for one query.
+) -> Iterator[Statement]:
+    """The statement for each query, made when it is asked for. They have one text, and the filter's values, together.
 
     Args:
         layout: of the collection.
-        vector: the query, unit length, at least as long as the longest stage.
+        vectors: the queries, each of unit length, at least as long as the longest stage.
         stages: of which the first looks at all rows, each further one at what the one before it kept.
         filter: pushed down into the first stage.
         graph: how many the first stage takes from the HNSW index, for float32 to choose from; its dims are the
@@ -97,10 +97,11 @@ def search_statement(
     values = parameters.values | {f"limit{i}": Int8(min(stage.limit, _LIMIT)) for i, stage in enumerate(stages)}
     values["wide"] = Int8(min(graph, _LIMIT))
     dims = tuple(stage.dims for stage in stages)
-    for each in {*dims, layout.coarse_dims} if graph else set(dims):
-        values[f"q{each}"] = as_vector(prefix(vector[None, :], each)[0])
-    pieces = _pieces(layout, dims, graph=graph > 0, rows=rows)
-    return Statement(where.join(pieces), values, prepare=True)
+    cuts = {*dims, layout.coarse_dims} if graph else set(dims)
+    text = where.join(_pieces(layout, dims, graph=graph > 0, rows=rows))
+    for vector in vectors:
+        query = {f"q{each}": as_vector(prefix(vector[None, :], each)[0]) for each in cuts}
+        yield Statement(text, values | query, prepare=True)
 
 
 def search_settings(options: Options, graph: int) -> dict[str, str]:

@@ -38,7 +38,10 @@ _LOCK = 0x6D726C5F7067
 """Of those who make tables one goes at a time: IF NOT EXISTS is no lock."""
 
 _MOST_COMPONENTS = 16_000
-_MOST_INDEXED = {"none": 2_000, "halfvec": 4_000, "binary": 64_000}
+_MOST_INDEXED = {"none": 2_000, "halfvec": 4_000, "binary": _MOST_COMPONENTS}
+_MOST_IN_THE_ROW = 384
+"""Of a row of more than 2 kB PostgreSQL moves the longest values into a second table, which takes a look there to read
+them. A prefix of up to so many components is to be the last that goes; longer ones would drive out the metadata."""
 
 _FIND_EXTENSION = sql.SQL(
     "SELECT n.nspname, e.extversion, v.oid::int8, h.oid::int8 FROM pg_extension e "
@@ -169,6 +172,8 @@ class Tables:
             connection.execute(_MAKE_ROWS.format(table=layout.table, vectors=layout.columns))
         except errors.DuplicateTable as error:
             raise self._not_ours(layout.table) from error
+        if settings.stored_prefix and layout.coarse_dims <= _MOST_IN_THE_ROW:
+            connection.execute(sql.SQL("ALTER TABLE {} ALTER COLUMN coarse SET STORAGE MAIN").format(layout.table))
         connection.execute(
             sql.SQL("CREATE INDEX ON {} USING hnsw (({}) {}) WITH (m = {}, ef_construction = {})").format(
                 layout.table,
@@ -264,7 +269,7 @@ def _check_dims(manifest: Manifest, settings: Settings) -> None:
     if manifest.coarse_dims > _MOST_INDEXED[kind]:
         raise DimensionError(
             f"coarse_dims={manifest.coarse_dims}, a graph of pgvector with coarse_quantization={kind!r} takes up to "
-            f"{_MOST_INDEXED[kind]}: choose fewer, or coarse_quantization='halfvec' (4000) or 'binary' (64000)"
+            f"{_MOST_INDEXED[kind]}: choose fewer, or coarse_quantization='halfvec' (4000) or 'binary' (16000)"
         )
     if manifest.fine_dims > _MOST_COMPONENTS:
         raise DimensionError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mr
 
 
 from mrl_adapters._pgvector.client import Statement
-from mrl_adapters._pgvector.search import search_settings, search_statement
+from mrl_adapters._pgvector.search import search_settings, search_statements
 from mrl_adapters.pgvector import PgvectorBackend
 from mrl_retrieval.documents import Row
+from mrl_retrieval.errors import BackendUnavailable
 from mrl_retrieval.filters import parse_filter
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import normalize
@@ -26,6 +28,7 @@ from tests.postgres_server import PASSWORD, USER
 
 COARSE = 8
 MANIFEST = Manifest(dim=DIM, coarse_dims=COARSE, fine_dims=DIM)
+T = TypeVar("T")
 Connect = Callable[..., PgvectorBackend]
 """Opens a backend: the collection's name, and options."""
 LOGIN = {"user": USER, "password": PASSWORD}
@@ -51,8 +54,8 @@ def rows(n: int, seed: int = 0) -> list[Row]:
 def plan(backend: PgvectorBackend, filter: Any = None, quantized: int = 1) -> str:
     """What PostgreSQL says it will do for a search of 100 candidates, with the settings of a search."""
     stages = [Stage(COARSE, 100), Stage(DIM, 10)]
-    statement = search_statement(
-        backend._session.layout, vectors(1, 9)[0], stages, parse_filter(filter), graph=100 * quantized, rows=True
+    (statement,) = search_statements(
+        backend._session.layout, vectors(1, 9), stages, parse_filter(filter), graph=100 * quantized, rows=True
     )
     assert isinstance(statement.text, bytes)
     explain = Statement(b"EXPLAIN (ANALYZE, TIMING OFF) " + statement.text, statement.parameters)
@@ -63,3 +66,14 @@ def plan(backend: PgvectorBackend, filter: Any = None, quantized: int = 1) -> st
 def steps(plan: str, name: str) -> str:
     """The part of a plan that is one CTE."""
     return re.split(r"CTE \w+\n", plan.split(f"CTE {name}\n")[1])[0]
+
+
+def at_last(call: Callable[[], T]) -> T:
+    """What a call gives. Where its timeout is short, a busy machine may let it run out: then it is repeated."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except BackendUnavailable:
+            if time.monotonic() > deadline:
+                raise

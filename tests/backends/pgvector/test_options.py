@@ -152,7 +152,8 @@ class TestAddresses:
 
     def test_a_backend_that_nobody_closed_closes_its_connections(self, postgres: PostgresServer, schema: str) -> None:
         backend = open_backend(f"pgvector+{postgres.url}", schema=schema, **LOGIN)
-        assert isinstance(backend, PgvectorBackend) and backend.read_manifest() is None
+        assert isinstance(backend, PgvectorBackend)
+        backend.write_manifest(MANIFEST, None)
         (connection,) = backend._session._connections._idle
         del backend
         assert connection.closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'mr
 
 from psycopg import sql
 
+from mrl_adapters._pgvector import search
 from mrl_adapters._pgvector.client import Connections, Statement
+from mrl_adapters._pgvector.filters import condition
+from mrl_adapters._pgvector.values import as_vector
 from mrl_adapters.pgvector import PgvectorBackend
-from mrl_retrieval.errors import FilterError
-from mrl_retrieval.filters import parse_filter
+from mrl_retrieval.errors import BackendError, FilterError
+from mrl_retrieval.filters import IdIn, parse_filter
 from mrl_retrieval.two_stage import SearchRequest, Stage
 from tests.backends.common import DIM, batch_of
 from tests.backends.pgvector.helpers import COARSE, Connect, rows, vectors
@@ -78,6 +82,8 @@ def test_an_asking_is_one_round_trip(
         messages = path.read_text()
         assert messages.count("ReadyForQuery") == messages.count("Sync") == 1, messages
         assert "BEGIN" not in messages
+        sent = re.findall(r"\tF\t\d+\t(\w+)", messages)
+        assert {after for each, after in pairwise(sent) if each == "Execute"} == {"Flush"}, "an answer waits for others"
     assert ("Parse" in re.findall(r"F\t\d+\t(\w+)", messages)) is not prepare, "parsed again though it was prepared"
 
 
@@ -90,6 +96,48 @@ def test_without_prepared_statements_none_are_left(made: Connect) -> None:
     assert found(with_them, {"third": 1}) == found(without, {"third": 1})
     # The search, whatever the filter's value, and the settings: before any extension is known, of writes, of searches.
     assert prepared(with_them) == 4 and prepared(without) == 0
+
+
+def test_a_statement_that_fails_leaves_none(made: Connect) -> None:
+    backend = made(pool_size=1)
+    backend.count()
+    for divisor in range(3):
+        with pytest.raises(BackendError, match="division by zero"):
+            failing = sql.SQL("SELECT {} / (count(*) - count(*))").format(divisor)
+            backend._session.ask("dividing", [Statement(failing, prepare=True)])
+    assert prepared(backend) == 1, "its own settings"
+
+
+def test_a_filter_is_put_together_once_and_queries_as_they_are_sent(
+    made: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = made()
+    backend.upsert(batch_of(rows(50)))
+    conditions, vectors_made, at_asking = [0], [0], list[tuple[int, int]]()
+    ask = Connections.ask
+    keys: set[int] = set()
+
+    def put_together(*arguments: Any) -> Any:
+        conditions[0] += 1
+        return condition(*arguments)
+
+    def packed(vector: Any) -> Any:
+        vectors_made[0] += 1
+        return as_vector(vector)
+
+    def asking(self: Connections, doing: str, statements: Any, settings: Any, **how: Any) -> Any:
+        at_asking.append((len(statements), vectors_made[0]))
+        keys.update(id(statement.parameters["p0"]) for statement in statements)
+        return ask(self, doing, statements, settings, **how)
+
+    monkeypatch.setattr(search, "condition", put_together)
+    monkeypatch.setattr(search, "as_vector", packed)
+    monkeypatch.setattr(Connections, "ask", asking)
+    wanted = frozenset(f"id{i}" for i in range(0, 50, 2))
+    found = backend.exact_search(vectors(250, 4), 25, IdIn(wanted))
+    assert [frozenset(candidates.ids) for candidates in found] == [wanted] * 250
+    assert conditions == [1] and len(keys) == 1
+    assert at_asking == [(100, 100), (100, 200), (50, 250)]
 
 
 def test_settings_hold_for_one_asking(made: Connect) -> None:

@@ -66,6 +66,36 @@ class TestTables:
         (ranking,) = half.search(SearchRequest(wide[1:], (Stage(4000, 2), Stage(16_000, 1))))
         assert ranking.rows[0].id == "b" and ranking.scores[0] == pytest.approx(1.0, abs=1e-5)
 
+    def test_as_many_dims_as_a_graph_of_signs_takes(self, connect: Connect) -> None:
+        """More than a vector has cannot be asked for."""
+        backend = connect(coarse_quantization="binary")
+        with pytest.raises(DimensionError, match=r"coarse_dims=16001.*16000"):
+            backend.write_manifest(Manifest(dim=16_001, coarse_dims=16_001, fine_dims=16_001), None)
+        assert backend.collections() == []
+        backend.write_manifest(Manifest(dim=16_000, coarse_dims=15_999, fine_dims=16_000), None)
+        wide = normalize(np.random.default_rng(0).standard_normal((3, 16_000)).astype(np.float32))
+        backend.upsert(batch_of([Row(f"id{i}", None, {}, v) for i, v in enumerate(wide)], 16_000))
+        (ranking,) = backend.search(SearchRequest(wide[1:2], (Stage(15_999, 2), Stage(16_000, 1))))
+        assert ranking.rows[0].id == "id1" and ranking.scores[0] == pytest.approx(1.0, abs=1e-5)
+
+    @pytest.mark.parametrize(("dims", "outside"), [(384, "document"), (512, "coarse")])
+    def test_what_goes_out_of_a_long_row(
+        self, made: Connect, superuser: psycopg.Connection[Any], dims: int, outside: str
+    ) -> None:
+        """Beside the full vector: the text, so that prefixes are scored without a look elsewhere; never the metadata."""
+        backend = made(manifest=Manifest(dim=1024, coarse_dims=dims, fine_dims=1024))
+        rng = np.random.default_rng(0)
+        full = normalize(rng.standard_normal((5, 1024)).astype(np.float32))
+        texts = [bytes(rng.integers(33, 126, 900).tolist()).decode() for _ in full]  # does not compress
+        backend.upsert(batch_of([Row(t[:9], t, {"begins": t[:9]}, v) for t, v in zip(texts, full, strict=True)], 1024))
+        columns = ["fine", "coarse", "document", "metadata", "metadata_text", "kinds"]
+        query = sql.SQL("SELECT {} FROM {}").format(
+            sql.SQL(", ").join(sql.SQL("pg_column_toast_chunk_id({})").format(sql.Identifier(c)) for c in columns),
+            backend._session.layout.table,
+        )
+        for places in superuser.execute(query).fetchall():
+            assert {c for c, place in zip(columns, places, strict=True) if place is not None} == {"fine", outside}
+
     def test_a_batch_of_other_dims(self, made: Connect) -> None:
         backend = made()
         with pytest.raises(DimensionError, match=r"\(1, 3\).*24"):

@@ -128,7 +128,7 @@ class TestWriting:
             """
         )
         env = {**os.environ, "W_USER": USER, "W_PASSWORD": PASSWORD}
-        rng = np.random.default_rng(int(time.time()))
+        rng = np.random.default_rng(0)
         for turn in range(4):
             command = [sys.executable, "-c", program, f"pgvector+{postgres.url}", schema, f"w{turn}"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True) as writer:
@@ -139,7 +139,7 @@ class TestWriting:
                 acknowledged = max([acknowledged, *map(int, writer.stdout.read().split())])
             deadline = time.monotonic() + 30
             while True:  # the server may still be committing what it was told to commit
-                mine = [row for row in contents(backend, vectors=True).values() if row.id.startswith(f"w{turn}.")]
+                mine = [row for row in at_rest(backend).values() if row.id.startswith(f"w{turn}.")]
                 turns = {row.metadata["turn"] for row in mine}
                 assert len(mine) == 700 and len(turns) == 1
                 (last,) = turns
@@ -151,6 +151,16 @@ class TestWriting:
             query = np.eye(24, dtype=np.float32)[last % 24]
             (ranking,) = backend.search(SearchRequest(query[None], (Stage(COARSE, 3000), Stage(DIM, 700))))
             assert len(ranking.rows) == 700
+
+
+def at_rest(backend: PgvectorBackend) -> dict[str, Row]:
+    """All rows, as two readings one after the other find them: between the pages of one a commit may fall."""
+    found = contents(backend, vectors=True)
+    while True:
+        again = contents(backend, vectors=True)
+        if {id: row.document for id, row in again.items()} == {id: row.document for id, row in found.items()}:
+            return again
+        found = again
 
 
 def test_a_forked_child_leaves_the_parents_connections_alone(made: Connect) -> None:
@@ -174,3 +184,30 @@ def test_a_forked_child_leaves_the_parents_connections_alone(made: Connect) -> N
             assert backend.get([row.id])[0] is not None and backend.count() == 30
         assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
     assert backend.count() == 30
+
+
+def test_a_forked_child_begins_without_connections(made: Connect) -> None:
+    """Before its first call: threads of the child may make theirs at once. The parent's lock may be held for ever."""
+    backend = made()
+    assert backend.count() == 0
+    connections = backend._session._connections
+    assert len(connections._idle) == 1
+    with connections._lock:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                assert connections._idle == [] and len(connections._inherited) == 1
+                counts: list[int] = []
+                threads = [threading.Thread(target=lambda: counts.append(backend.count())) for _ in range(4)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert counts == [0] * 4
+                backend.close()
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert backend.count() == 0
