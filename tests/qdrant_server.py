@@ -70,6 +70,8 @@ class QdrantServer:
         self.collections: dict[str, _Collection] = {}
         self.strict: JSON = {}
         """Limits of strict mode: ``search_allow_exact``, ``search_max_hnsw_ef``, ``max_query_limit``, …"""
+        self.thinned: int | None = None
+        """No more points than so many come of a coarse search with a filter, as where it leaves the graph in pieces."""
         self.hang_up_after: int | None = None
         """Carry out so many more upserts, then one without answering it."""
         self.port = 0
@@ -174,6 +176,7 @@ class QdrantServer:
             case ["POST", "points", "count"]:
                 return {"count": shard.count(edge.CountRequest(body["exact"], types.filter_of(body.get("filter"))))}
             case ["POST", "points", "scroll"]:
+                self._limit("max_query_limit", "limit", body["limit"])
                 payload, vectors = _wanted(body)
                 found, following = shard.scroll(
                     edge.ScrollRequest(
@@ -186,6 +189,7 @@ class QdrantServer:
                 searches = list(map(_bare, body["searches"]))
                 for search in searches:
                     self._check_strict(search)
+                    self._thin(search)
                 batch = edge.QueryBatchRequest(list(map(types.query_of, searches)))
                 return [{"points": list(map(_scored, found))} for found in shard.query_batch(batch)]
             case _:
@@ -201,6 +205,12 @@ class QdrantServer:
         self._limit("max_query_limit", "limit", stage["limit"])
         if prefetch := stage.get("prefetch"):
             self._check_strict(prefetch)
+
+    def _thin(self, stage: JSON) -> None:
+        if prefetch := stage.get("prefetch"):
+            self._thin(prefetch)
+        elif self.thinned is not None and stage.get("filter") and not (stage.get("params") or {}).get("exact"):
+            stage["limit"] = min(stage["limit"], self.thinned)
 
     def _limit(self, setting: str, name: str, value: Any) -> None:
         limit = self.strict.get(setting)

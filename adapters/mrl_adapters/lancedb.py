@@ -130,10 +130,10 @@ class LanceDBBackend(Backend):
 
     def _entered(self, entry: Entry | None) -> Manifest | None:
         self._forget()
-        self._manifest = None if entry is None else entry.manifest
         if entry is not None:
             self._declare(entry.settings)
-        return self._manifest
+        self._manifest = manifest = None if entry is None else entry.manifest
+        return manifest
 
     def write_manifest(self, manifest: Manifest, expected: Manifest | None) -> None:
         with self._writing():
@@ -167,7 +167,8 @@ class LanceDBBackend(Backend):
             self._manifest = None
             self._forget()
             raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
-        if self._current is None or self._current[0].rows != entry.rows:
+        current = self._current  # other threads forget it
+        if current is None or current[0].rows != entry.rows:
             self._current = entry, Handles(self._database, entry.rows)
         self._manifest = entry.manifest
         return entry, table

@@ -89,15 +89,15 @@ class QdrantBackend(QdrantSearch):
 
     def read_manifest(self) -> Manifest | None:
         """See the base class. A folder is opened, and so locked, by the first call that finds something in it."""
-        self._manifest = None
         info = self._info(self._name)
-        if info is not None:
-            text = _manifest_text(info)
-            if text is None:
-                raise self._not_ours("choose another ?collection=")
-            self._quantization = _quantization_of(info)
-            self._manifest = Manifest.loads(text)
-        return self._manifest
+        text = _manifest_text(info)
+        if info is not None and text is None:
+            self._manifest = None
+            raise self._not_ours("choose another ?collection=")
+        found = None if text is None else Manifest.loads(text)
+        # Only now, because other threads go by what was read before.
+        self._quantization, self._manifest = _quantization_of(info), found
+        return found
 
     def write_manifest(self, manifest: Manifest, expected: Manifest | None) -> None:
         """See the base class. Creating is atomic; replacing is a comparison and then a write, with a gap between."""
@@ -277,8 +277,8 @@ def _manifest_text(info: models.CollectionInfo | None) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _quantization_of(info: models.CollectionInfo) -> str:
-    vectors = info.config.params.vectors
+def _quantization_of(info: models.CollectionInfo | None) -> str:
+    vectors = None if info is None else info.config.params.vectors
     coarse = vectors.get(COARSE) if isinstance(vectors, Mapping) else None
     found = None if coarse is None else coarse.quantization_config
     return "none" if found is None else next(iter(type(found).model_fields))

@@ -6,8 +6,9 @@ backend. Every write goes to the shard's write-ahead log before it is acknowledg
 
 from __future__ import annotations
 
-import tempfile
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,9 +17,8 @@ from uuid import UUID
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.backend import BackendStats, Capabilities
-from mrl_retrieval.errors import AddressError, BackendError, CollectionNotFound, MissingExtra
+from mrl_retrieval.errors import AddressError, BackendError, CollectionNotFound, MissingExtra, MRLError
 from mrl_retrieval.manifest import Manifest
-from mrl_retrieval.storage.files import os_errors
 
 try:
     import qdrant_edge as edge
@@ -33,7 +33,9 @@ from ._qdrant.points import COARSE, Point, ScoredPoint
 from ._qdrant.search import QdrantSearch
 from ._qdrant_edge import types
 from ._qdrant_edge.files import EdgeFiles, collection_names, is_ours
-from ._qdrant_edge.shard import SharedShard, acquire, release
+from ._qdrant_edge.holders import abandon, acquire, release
+from ._qdrant_edge.shard import SharedShard
+from ._qdrant_edge.temporary import Temporary
 
 __all__ = ["QdrantEdgeBackend"]
 
@@ -60,8 +62,9 @@ class QdrantEdgeBackend(QdrantSearch):
         self._lock = threading.Lock()
         self._closed = False
         self._shared: SharedShard | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._place = None if address.in_memory else address.folder.resolve()
+        self._temporary: Temporary | None = None
+        self._abandoned: weakref.finalize[..., QdrantEdgeBackend] | None = None
+        self._place = None if address.in_memory else Path(os.path.realpath(address.folder))
         if self._place is not None:
             is_ours(self._place)
 
@@ -85,11 +88,15 @@ class QdrantEdgeBackend(QdrantSearch):
 
     def read_manifest(self) -> Manifest | None:
         """See the base class. Opens no shard and takes no lock."""
-        self._manifest = None
-        found = None if self._place is None else self._files(self._place).read()
-        if found is not None:
-            self._manifest, self._quantization = found
-        return self._manifest
+        try:
+            found = None if self._place is None else self._files(self._place).read()
+        except MRLError:
+            self._manifest = None  # what is there now is not ours, or damaged
+            raise
+        # Only now, because other threads go by what was read before.
+        manifest, self._quantization = found or (None, "none")
+        self._manifest = manifest
+        return manifest
 
     def write_manifest(self, manifest: Manifest, expected: Manifest | None) -> None:
         """See the base class. The folder of a collection is held while it is made or changed."""
@@ -125,8 +132,8 @@ class QdrantEdgeBackend(QdrantSearch):
         with self._lock:
             if self._place is None:
                 self._check_open()
-                self._temporary = tempfile.TemporaryDirectory(prefix="mrl-qdrant-edge-")
-                self._place = Path(self._temporary.name).resolve()
+                self._temporary = Temporary()
+                self._place = self._temporary.path
             return self._place
 
     def _acquire(self, place: Path) -> SharedShard:
@@ -134,6 +141,8 @@ class QdrantEdgeBackend(QdrantSearch):
             self._check_open()
             if self._shared is None:
                 self._shared = acquire(self._files(place))
+                self._abandoned = weakref.finalize(self, abandon, self._shared, self._temporary)
+                self._abandoned.atexit = False  # what is on disk is whole, and a temporary folder goes by itself
             return self._shared
 
     def _check_open(self) -> None:
@@ -149,8 +158,9 @@ class QdrantEdgeBackend(QdrantSearch):
 
     def _write(self, doing: str, operation: edge.UpdateOperation, points: int) -> None:
         self._run(doing, lambda shard: shard.update(operation))
-        if self._shared is not None:
-            self._shared.wrote(points)
+        shared = self._shared
+        if shared is not None:
+            shared.wrote(points)
 
     def _upsert(self, part: list[JSON]) -> None:
         wanted = edge.UpdateOperation.upsert_points(list(map(types.point_of, part)))
@@ -204,8 +214,9 @@ class QdrantEdgeBackend(QdrantSearch):
 
     def flush(self) -> None:
         """Index everything, and write it out to the disk; other threads of this process wait meanwhile."""
-        if self._shared is not None:
-            self._shared.flush()
+        shared = self._shared
+        if shared is not None:
+            shared.flush()
 
     def repair(self) -> None:
         """Make the payload indexes that ``index_fields`` names and the collection has not. Rows need none."""
@@ -219,10 +230,11 @@ class QdrantEdgeBackend(QdrantSearch):
             self._closed = True
             shared, self._shared = self._shared, None
             temporary, self._temporary = self._temporary, None
+            if self._abandoned is not None:
+                self._abandoned.detach()
         try:
             if shared is not None:
                 release(shared)
         finally:
             if temporary is not None:
-                with os_errors(f"removing {temporary.name}"):
-                    temporary.cleanup()
+                temporary.remove()

@@ -2,8 +2,8 @@
 
 Two processes whose commits LanceDB lets through at the same moment may leave an id twice (seen with 0.40: two
 ``merge_insert`` of the same new key are both taken for mere additions). So our writers take turns, by a lock that
-goes with a process that is killed. Readers take none: every read opens the table anew, at its newest version, and stays
-with that version.
+goes with a process that is killed. Readers take none: every read moves its handle to the newest version of the table
+first (:class:`Handles`), and stays with that version.
 """
 
 from __future__ import annotations
@@ -55,8 +55,6 @@ class Database:
         self._db: Any = None
         self._closed = False
         self._locks: dict[str, Any] = {}
-        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
-            raise NotACollection(f"{self.folder} is a file; a LanceDB database is a folder: choose another path")
         self._is_there()
 
     def _is_there(self) -> bool:
@@ -68,6 +66,10 @@ class Database:
                 names = [path.name for path in self.folder.iterdir() if not path.name.startswith(_LOCK)]
             except FileNotFoundError:
                 return False
+            except NotADirectoryError as error:
+                raise NotACollection(
+                    f"{self.folder} is a file, or in one; a LanceDB database is a folder: choose another path"
+                ) from error
         if names and not any(name.endswith(_TABLE) for name in names):
             raise NotACollection(
                 f"{self.folder} is not empty and is no LanceDB database (nothing in it ends in {_TABLE}); choose "

@@ -25,6 +25,7 @@ from qdrant_client import QdrantClient
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.errors import BackendError, InvalidInput, MRLError, NotACollection
+from mrl_retrieval.storage.files import os_errors
 
 from .errors import API_KEY_VARIABLE, Failures
 from .options import ServerOptions
@@ -47,11 +48,41 @@ class _Folder:
         self.lock = threading.RLock()
         self.client: QdrantClient | None = None
         self.users = 0
+        self.process = os.getpid()
 
 
 _FOLDERS: dict[Path, _Folder] = {}
 _FOLDERS_LOCK = threading.Lock()
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _leave(folder: _Folder) -> QdrantClient | None:
+    """Count one user less; the last gets the client, to close it."""
+    with _FOLDERS_LOCK:
+        folder.users -= 1
+        if folder.users:
+            return None
+        _FOLDERS.pop(folder.path, None)
+    # Somebody may be opening it this moment, and have to wait for another process first.
+    with folder.lock:
+        client, folder.client = folder.client, None
+    return client
+
+
+def _abandon(folder: _Folder) -> None:
+    """Leave a folder for a backend that nobody closed and nobody can reach any more.
+
+    Done in a thread: this may be called wherever garbage is collected, also where a lock is held that it takes.
+    """
+
+    def let_go() -> None:
+        client = _leave(folder)
+        if client is not None:
+            client.close()
+
+    if folder.process == os.getpid():  # in a forked child it is the parent's
+        with contextlib.suppress(RuntimeError):  # no new threads once the interpreter ends: _close_all sees to it
+            threading.Thread(target=let_go, name="mrl-qdrant-abandon").start()
 
 
 @atexit.register
@@ -78,6 +109,7 @@ class Connection:
         self._lock = threading.RLock()
         self._client: QdrantClient | None = None
         self._folder: _Folder | None = None
+        self._abandoned: weakref.finalize[..., Connection] | None = None
         if not address.url and not address.in_memory:
             self._path = address.folder.absolute()
             is_qdrant_folder(self._path)
@@ -121,12 +153,10 @@ class Connection:
             self._closed = True
             client, self._client = self._client, None
             folder, self._folder = self._folder, None
+            if self._abandoned is not None:
+                self._abandoned.detach()
         if folder is not None:
-            with _FOLDERS_LOCK, folder.lock:
-                folder.users -= 1
-                if folder.users == 0:
-                    client, folder.client = folder.client, None
-                    _FOLDERS.pop(folder.path, None)
+            client = _leave(folder)
         if client is not None:
             with self._failures.mapped("closing"):
                 client.close()
@@ -172,6 +202,8 @@ class Connection:
                 with _FOLDERS_LOCK:
                     self._folder = _FOLDERS.setdefault(key, _Folder(key))
                     self._folder.users += 1
+                self._abandoned = weakref.finalize(self, _abandon, self._folder)
+                self._abandoned.atexit = False
             return self._folder
 
     def _local(self) -> QdrantClient:
@@ -239,13 +271,17 @@ def is_qdrant_folder(path: Path) -> bool:
 
     Raises:
         NotACollection: there is something else.
+        BackendError: this process may not look.
     """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return False
-    try:
-        known = json.loads((path / "meta.json").read_text())
-    except (OSError, ValueError):
-        known = None
+    with os_errors(f"looking into {path}"):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return False
+        try:
+            known = json.loads((path / "meta.json").read_bytes())
+        except PermissionError:
+            raise
+        except (OSError, ValueError):
+            known = None
     if not isinstance(known, dict) or "collections" not in known:
         raise NotACollection(
             f"{path} is there, but is no folder of Qdrant's local mode (it has no readable meta.json); name another "

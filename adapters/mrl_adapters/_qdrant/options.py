@@ -21,6 +21,8 @@ _LARGEST = 2**31 - 1
 """Of whole numbers: beyond it the libraries below, or Qdrant, cannot take them."""
 
 _MOST_OVERSAMPLING = 1_000
+_LONGEST_SHOWN = 200
+"""Characters of a wrong value in a message: it may be a certificate's text in the place of its path."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class ServerOptions(Options):
         self._check_whole("timeout", most=1_000_000)
         self._check_whole("grpc_port", most=65_535)
         self._check_whole("shard_number", "replication_factor", "write_consistency_factor")
-        if not isinstance(self.verify, bool) and not _is_file(self.verify):
-            raise InvalidInput(f"verify={self.verify!r}: give True, False, or the path of a file with CA certificates")
+        if not isinstance(self.verify, bool):
+            _check_certificates(self.verify)
         if self.verify is False and self.prefer_grpc:
             raise InvalidInput(
                 "verify=False is not possible with prefer_grpc=True, gRPC always checks certificates: give the path of "
@@ -133,5 +135,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_file(path: Any) -> bool:
-    return isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str) and Path(path).is_file()
+def _check_certificates(path: Any) -> None:
+    """Raise where ``verify`` is not the path of a file."""
+    try:
+        if _is_path(path) and Path(path).is_file():
+            return
+        cause, why = None, "there is no such file"
+    except OSError as error:
+        cause, why = error, str(error.strerror)
+    shown = repr(path)
+    shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
+    raise InvalidInput(
+        f"verify={shown}: {why}; give True, False, or the path of a file with CA certificates"
+    ) from cause
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, (str, os.PathLike)) and isinstance(os.fspath(path), str)

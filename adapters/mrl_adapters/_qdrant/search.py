@@ -16,13 +16,13 @@ from mrl_retrieval.errors import BackendError
 from mrl_retrieval.filters import Filter, IdIn
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.scoring import cosine_scores, rank, top_k
-from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, Stage, drive, two_stage
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, Stage
 
 from . import filters, points
 from .filters import JSON
 from .layout import oversampling_of
 from .options import Options
-from .points import COARSE, FULL, ScoredPoint, parts
+from .points import COARSE, FULL, Point, ScoredPoint, parts
 from .rows import QdrantRows
 
 __all__ = ["QdrantSearch"]
@@ -56,7 +56,7 @@ class QdrantSearch(QdrantRows):
             return super().search(request)
         request = replace(request, filter=self.resolve_filter(request.filter))
         if self._apart(request.filter):
-            return super().search(request) if request.exact else drive(two_stage(request), self.perform)
+            return super().search(request)
         condition = filters.compile_filter(request.filter)
         queries = [
             request.vectors if stage is request.stages[-1] else prefix(request.vectors, stage.dims)
@@ -72,7 +72,13 @@ class QdrantSearch(QdrantRows):
             return query | {"with_payload": points.ROW}
 
         widest = request.stages[0].limit
-        return [_ranking(found) for found in self._query(len(request.vectors), one, request.k, condition, widest)]
+        answers, short = self._query(len(request.vectors), one, request.k, condition, widest)
+        rankings = [_ranking(found) for found in answers]
+        if short:
+            instead = super().search(replace(request, vectors=request.vectors[short]))
+            for i, ranking in zip(short, instead, strict=True):
+                rankings[i] = ranking
+        return rankings
 
     def _names_of(self, stages: Sequence[Stage]) -> list[str] | None:
         """The named vector of each stage; None where one has none."""
@@ -101,15 +107,16 @@ class QdrantSearch(QdrantRows):
             found = self._nearest_first(name, limit, condition, exact)
             return {"query": vectors[i].tolist(), "using": name, "limit": limit, "with_payload": [filters.ID], **found}
 
-        answers = []
-        for found in self._query(len(vectors), one, limit, condition, limit):
-            ids = [(point.payload or {})[filters.ID] for point in found]
-            answers.append(Candidates(*top_k(_scores(found), ids, limit)))
+        found, short = self._query(len(vectors), one, limit, condition, limit)
+        answers = [Candidates(*top_k(_scores(each), _ids(each), limit)) for each in found]
+        if short and condition is not None:
+            for i, instead in zip(short, self._compared(name, vectors[short], limit, condition), strict=True):
+                answers[i] = instead
         return answers
 
     def _nearest_among(self, name: str, vectors: FloatArray, limit: int, allowed: IdIn) -> list[Candidates]:
         """The same among ids that are asked for apart."""
-        best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in vectors]
+        best = [_nothing() for _ in vectors]
         for ids in parts(sorted(allowed.ids), self._longest_list):
             if self._exhaustive:
                 matrix, has = self._vectors(name, ids)
@@ -117,9 +124,20 @@ class QdrantSearch(QdrantRows):
                 more = [Candidates(kept, cosine_scores(query, matrix[has])) for query in vectors]
             else:
                 more = self._nearest(name, vectors, limit, IdIn(frozenset(ids)))
-            for q, found in enumerate(more):
-                scores = np.concatenate([best[q].scores, found.scores])
-                best[q] = Candidates(*top_k(scores, best[q].ids + found.ids, limit))
+            best = [_best_of(old, new, limit) for old, new in zip(best, more, strict=True)]
+        return best
+
+    def _compared(self, name: str, vectors: FloatArray, limit: int, condition: JSON) -> list[Candidates]:
+        """The same by reading the vectors of all points that match, and scoring them here."""
+        best = [_nothing() for _ in vectors]
+        among: JSON = {"must": [condition, points.WITH_VECTOR]}
+        # No more at a time than a query was allowed to ask for: strict mode may limit pages too.
+        size = min(limit, self._rows_per_read(vectors=True))
+        for page in self._scroll(among, size, [filters.ID], [name]):
+            if page:
+                matrix = np.array([points.vector_named(point.vector, name) for point in page], dtype=np.float32)
+                more = [Candidates(_ids(page), cosine_scores(query, matrix)) for query in vectors]
+                best = [_best_of(old, new, limit) for old, new in zip(best, more, strict=True)]
         return best
 
     def _nearest_first(self, name: str, limit: int, condition: JSON | None, exact: bool) -> JSON:
@@ -141,22 +159,35 @@ class QdrantSearch(QdrantRows):
 
     def _query(
         self, queries: int, one: Callable[[int, bool], JSON], limit: int, condition: JSON | None, widest: int
-    ) -> list[Sequence[ScoredPoint]]:
+    ) -> tuple[list[Sequence[ScoredPoint]], list[int]]:
         """Ask ``one(i, exact)`` for each query; with a filter there are ``limit`` points wherever as many match.
 
         Where the first stage is to keep all points there are (``widest``), a graph could only lose some.
+
+        Returns:
+            The answers, and which of them have too few points all the same, because the collection refuses to be
+            searched without its graph.
         """
         everything = not self._no_exact and self._are_all(widest)
         answers = self._send_freely(one, range(queries), condition, everything)
         short = [i for i, found in enumerate(answers) if len(found) < limit]
         if self._exhaustive or condition is None or not short:
-            return answers
+            return answers, []
         # A graph cut up by a filter may fall apart: ask without the graph where it gave too little.
         there = self._count({"must": [condition, points.WITH_VECTOR]})
         short = [i for i in short if len(answers[i]) < min(limit, there)]
-        for i, found in zip(short, self._send([one(i, True) for i in short], condition), strict=True):
+        if not short or self._no_exact:
+            return answers, short
+        try:
+            instead = self._send([one(i, True) for i in short], condition)
+        except BackendError as error:
+            if not self._refuses_exact(error):
+                raise
+            self._forgo_exact()
+            return answers, short
+        for i, found in zip(short, instead, strict=True):
             answers[i] = found
-        return answers
+        return answers, []
 
     def _are_all(self, limit: int) -> bool:
         """Whether so many candidates are all points there are, and a graph would be gone over to find them."""
@@ -175,12 +206,15 @@ class QdrantSearch(QdrantRows):
         except BackendError as error:
             if self._no_exact or not self._refuses_exact(error):
                 raise
-            self._no_exact = True
+            self._forgo_exact()
             instead = [one(i, False) for i in wanted]
             if instead == requests:  # it is what was asked for
                 raise
-            log.info("%s refuses exact searches, so the graph is gone over for all candidates", self.address)
             return self._send(instead, condition)
+
+    def _forgo_exact(self) -> None:
+        self._no_exact = True
+        log.info("%s refuses exact searches: its graph is gone over, or what matches is scored here", self.address)
 
     def _refuses_exact(self, error: BackendError) -> bool:
         """Whether an error says that the collection allows nothing that is said to be exact."""
@@ -193,6 +227,18 @@ class QdrantSearch(QdrantRows):
         for part in parts(requests, max(1, min(_QUERIES_PER_REQUEST, points.REQUEST_BYTES // size))):
             answers += self._query_batch(part)
         return answers
+
+
+def _ids(found: Sequence[Point]) -> list[str]:
+    return [(point.payload or {})[filters.ID] for point in found]
+
+
+def _nothing() -> Candidates:
+    return Candidates([], np.empty(0, dtype=np.float32))
+
+
+def _best_of(one: Candidates, other: Candidates, limit: int) -> Candidates:
+    return Candidates(*top_k(np.concatenate([one.scores, other.scores]), one.ids + other.ids, limit))
 
 
 def _scores(found: Sequence[ScoredPoint]) -> FloatArray:

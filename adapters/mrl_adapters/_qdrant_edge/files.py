@@ -16,8 +16,10 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrl_retrieval.errors import ManifestError, NewerFormatError, NotACollection
+from mrl_retrieval.address import check_collection_name
+from mrl_retrieval.errors import AddressError, ManifestError, NewerFormatError, NotACollection
 from mrl_retrieval.manifest import Manifest
+from mrl_retrieval.storage.access import not_allowed
 from mrl_retrieval.storage.files import os_errors, sync_folder, write_atomically
 
 __all__ = ["EdgeFiles", "collection_names", "is_ours"]
@@ -118,10 +120,11 @@ class EdgeFiles:
     def check_strangers(self) -> None:
         """Raise :class:`NotACollection` where the collection's folder holds what this library did not put there."""
         ours = {_COLLECTION, self.lock.name, self.shard.name}
-        try:
-            names = [entry.name for entry in self.folder.iterdir()]
-        except FileNotFoundError:
-            return
+        with os_errors(f"looking into {self.folder}"):
+            try:
+                names = [entry.name for entry in self.folder.iterdir()]
+            except FileNotFoundError:
+                return
         if found := sorted(name for name in names if name not in ours and not name.startswith(_TEMPORARY)):
             raise self._not_ours(found)
 
@@ -138,6 +141,7 @@ def is_ours(place: Path) -> bool:
     Raises:
         NotACollection: something else is there.
         NewerFormatError: a newer version of this library made it.
+        BackendError: this process may not look.
     """
     marker = place / MARKER
     try:
@@ -146,6 +150,8 @@ def is_ours(place: Path) -> bool:
         if _is_free(place):
             return False
         return is_ours(place)
+    except PermissionError as error:
+        raise not_allowed(f"reading {marker}", marker) from error
     except OSError as error:
         raise NotACollection(f"{marker} cannot be read ({error}); check its permissions") from error
     try:
@@ -170,6 +176,8 @@ def _is_free(place: Path) -> bool:
         names = [entry.name for entry in place.iterdir() if not entry.name.startswith(_TEMPORARY)]
     except FileNotFoundError:
         return True
+    except PermissionError as error:
+        raise not_allowed(f"looking into {place}", place) from error
     except OSError as error:
         raise NotACollection(f"{place} is no folder that can be read ({error}): name another one") from error
     if names and not (place / MARKER).exists():
@@ -184,4 +192,13 @@ def collection_names(place: Path) -> list[str]:
     """Names of the collections in a folder, sorted; ``[]`` where there is none yet."""
     if not is_ours(place):
         return []
-    return sorted(entry.name for entry in place.iterdir() if (entry / _COLLECTION).is_file())
+    with os_errors(f"listing {place}"):
+        return sorted(entry.name for entry in place.iterdir() if _is_collection(entry))
+
+
+def _is_collection(folder: Path) -> bool:
+    try:
+        check_collection_name(folder.name)
+        return (folder / _COLLECTION).is_file()
+    except (AddressError, PermissionError):
+        return False  # left by an interrupted drop, whose name no collection can have; or somebody else's

@@ -1,14 +1,12 @@
 """The one shard that this process has open on a collection's folder, and every error Qdrant's engine can raise.
 
-A shard belongs to one process at a time, so a lock on the folder is held for as long as it is open. All backends of
-this process that name one collection share one :class:`SharedShard`; the last to close lets it go.
+A shard belongs to one process at a time, so a lock on the folder is held for as long as it is open.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +27,7 @@ from mrl_retrieval.storage.locks import ReadWriteLock, WriterLock
 from .._qdrant.points import vector_dims
 from .files import EdgeFiles
 
-__all__ = ["SharedShard", "acquire", "engine_errors", "release"]
+__all__ = ["SharedShard", "engine_errors"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -229,46 +227,6 @@ class SharedShard:
             changed = shard.optimize()
         self._unindexed = 0
         log.debug("optimized %s: %s", self.files.folder, "changed" if changed else "nothing to do")
-
-
-_SHARDS: dict[EdgeFiles, SharedShard] = {}
-_SHARDS_LOCK = threading.Lock()
-
-
-class _AfterFork:
-    """A child process starts with no shard of its own; the parent's are kept, so that nothing closes them here."""
-
-    def __init__(self) -> None:
-        self.parents: list[SharedShard] = []
-
-    def after_fork(self) -> None:
-        global _SHARDS_LOCK
-        _SHARDS_LOCK = threading.Lock()
-        self.parents += _SHARDS.values()
-        _SHARDS.clear()
-
-
-_after_fork = _AfterFork()
-forks.register(_after_fork)
-
-
-def acquire(files: EdgeFiles) -> SharedShard:
-    """The shard of a collection, to be given back by :func:`release`. Opens nothing."""
-    with _SHARDS_LOCK:
-        shared = _SHARDS.setdefault(files, SharedShard(files))
-        shared.users += 1
-        return shared
-
-
-def release(shared: SharedShard) -> None:
-    """Give a shard back; the last to do so closes it."""
-    with _SHARDS_LOCK:
-        shared.users -= 1
-        if shared.users:
-            return
-        if _SHARDS.get(shared.files) is shared:
-            del _SHARDS[shared.files]
-    shared.finish()
 
 
 @contextlib.contextmanager

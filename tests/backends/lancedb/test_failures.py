@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,11 +20,25 @@ from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.errors import (
     BackendError,
 )
-from tests.backends.lancedb.helpers import COARSE, batch, rows, vectors
+from mrl_retrieval.filters import parse_filter
+from mrl_retrieval.two_stage import SearchRequest, Stage
+from tests.backends.lancedb.helpers import COARSE, DIM, batch, rows, vectors
 
 
 class PanicException(BaseException):
     """Named as PyO3's, which is no Exception either."""
+
+
+def failing(method: str, error: BaseException) -> Callable[..., Any]:
+    """A method of LanceDB's that fails for a collection's rows, and not for the catalogue, which is read before."""
+    works = getattr(LanceTable, method)
+
+    def fail(self: LanceTable, *args: Any, **kwargs: Any) -> Any:
+        if self.name.startswith("mrl-rows."):
+            raise error
+        return works(self, *args, **kwargs)
+
+    return fail
 
 
 class TestFailures:
@@ -41,25 +56,32 @@ class TestFailures:
         self, memory: LanceDBBackend, monkeypatch: pytest.MonkeyPatch, error: BaseException, remedy: str
     ) -> None:
         memory.upsert(batch(rows(5)))
-
-        def fail(*args: Any, **kwargs: Any) -> Any:
-            raise error
-
-        for name in ("merge_insert", "search", "delete", "count_rows"):
-            monkeypatch.setattr(LanceTable, name, fail)
-        calls = [
-            lambda: memory.upsert(batch(rows(1))),
-            lambda: memory.delete(["id1"]),
-            lambda: memory.get(["id1"]),
-            lambda: memory.coarse_search(vectors(1, dim=COARSE), 3, None),
-            lambda: list(memory.scan()),
-            lambda: memory.fetch_vectors(["id1"]),
-            memory.count,
-            memory.stats,
+        asked = vectors(1, dim=COARSE)
+        calls: list[tuple[str, str, Callable[[], object]]] = [
+            ("merge_insert", "writing rows", lambda: memory.upsert(batch(rows(1)))),
+            ("delete", "deleting rows", lambda: memory.delete(["id1"])),
+            ("search", "reading rows", lambda: memory.get(["id1"])),
+            ("search", "reading vectors", lambda: memory.fetch_vectors(["id1"])),
+            ("search", "listing rows", lambda: list(memory.scan())),
+            ("search", "searching", lambda: memory.coarse_search(asked, 3, None)),
+            (
+                "search",
+                "searching",
+                lambda: memory.search(SearchRequest(vectors(1), (Stage(COARSE, 3), Stage(DIM, 1)))),
+            ),
+            ("search", "searching exactly", lambda: memory.exact_search(vectors(1), 3, None)),
+            ("checkout_latest", "looking for the newest version", lambda: memory.get(["id1"])),
+            ("count_rows", "counting", memory.count),
+            ("count_rows", "checking the filter", lambda: memory.resolve_filter(parse_filter({"i": {"$gt": 1}}))),
+            ("stats", "counting", memory.stats),
+            ("optimize", "tidying up", memory.flush),
         ]
-        for call in calls:
-            with pytest.raises(BackendError, match=re.escape(remedy)) as raised:
-                call()
+        for method, doing, call in calls:
+            memory.count()  # the table is known, so that what fails is the call itself
+            with monkeypatch.context() as patch:
+                patch.setattr(LanceTable, method, failing(method, error))
+                with pytest.raises(BackendError, match=rf"^{doing}: .*{re.escape(remedy)}") as raised:
+                    call()
             assert raised.value.__cause__ is error
 
     def test_an_interrupt_is_not_swallowed(self, memory: LanceDBBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from mrl_retrieval.errors import (
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.registry import open_backend
 from tests.backends.lancedb.helpers import COARSE, MANIFEST, batch, made, rows, vectors
+from tests.backends.nobody import reachable_folder, without_privileges
 
 
 class TestFolder:
@@ -41,6 +42,25 @@ class TestFolder:
         place = tmp_path / "notes.txt" if what == "file" else tmp_path
         with pytest.raises(NotACollection, match="choose another"):
             open_backend(f"lancedb:{place}")
+        if what == "file":
+            with pytest.raises(NotACollection, match="is a file, or in one"):
+                open_backend(f"lancedb:{place}/kb")
+
+    def test_a_folder_without_permission(self) -> None:
+        with reachable_folder() as reachable:
+            closed = reachable / "closed"
+            closed.mkdir(mode=0)
+            with without_privileges():
+                for path in (closed, closed / "kb"):
+                    with pytest.raises(BackendError, match=f"{path}.*the right to read and write") as caught:
+                        open_backend(f"lancedb:{path}")
+                    assert isinstance(caught.value.__cause__, PermissionError)
+
+    def test_a_path_that_no_system_takes(self, tmp_path: Path) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        for path, words in ((tmp_path / ("x" * 300), "too long"), (tmp_path / "loop", "symbolic links")):
+            with pytest.raises(BackendError, match=words):
+                open_backend(f"lancedb:{path}")
 
     @pytest.mark.parametrize("address", ["lancedb:s3://bucket/x", "lancedb+http://localhost:1"])
     def test_what_is_no_folder_is_refused(self, address: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ import lancedb
 import pyarrow as pa
 
 from mrl_adapters._lancedb import upkeep
+from mrl_adapters.lancedb import LanceDBBackend
 from mrl_retrieval.errors import (
     CollectionNotFound,
 )
@@ -58,6 +60,22 @@ class TestVersions:
             a.upsert(batch(rows(7)))
             assert b.count() == 7 and b.get(["id6"])[0] is not None
             assert len(list(tmp_path.glob("mrl-rows.*.lance"))) == 1
+
+    def test_a_table_that_another_thread_forgets_is_looked_up_again(
+        self, memory: LanceDBBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As ``read_manifest`` of another thread does, here after every single look at it."""
+        known: list[Any] = []
+
+        def look(_: LanceDBBackend) -> Any:
+            return known.pop() if known else None
+
+        monkeypatch.setattr(
+            LanceDBBackend, "_current", property(look, lambda _, found: known.append(found)), raising=False
+        )
+        for i in range(3):
+            memory.upsert(batch(rows(5 + i)))
+            assert memory.count() == 5 + i == sum(len(part) for part in memory.scan())
 
     def test_leftovers_of_a_killed_process_are_removed(self, tmp_path: Path) -> None:
         with made(f"lancedb:{tmp_path}") as backend:

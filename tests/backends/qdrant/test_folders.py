@@ -9,13 +9,17 @@ import pytest
 
 from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import (
+    BackendError,
     CollectionNotFound,
     ConflictError,
+    MRLError,
     NotACollection,
 )
+from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.registry import open_backend
 from mrl_retrieval.two_stage import SearchRequest
 from tests.backends.common import COARSE, DIM, batch_of, manifest, queries, random_rows
+from tests.backends.nobody import reachable_folder, without_privileges
 from tests.backends.qdrant.helpers import BACKENDS, TWO_STAGES, filled
 
 
@@ -41,6 +45,51 @@ def test_a_folder_of_something_else_is_refused(scheme: str, tmp_path: Path) -> N
     with pytest.raises(NotACollection):
         open_backend(f"{scheme}:{tmp_path}/thesis.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("scheme", BACKENDS)
+def test_a_folder_without_permission(scheme: str) -> None:
+    with reachable_folder() as reachable:
+        made, closed = reachable / "made", reachable / "closed"
+        with filled(f"{scheme}:{made}"):  # whatever is imported late is there now
+            pass
+        closed.mkdir(mode=0)
+        marker = made / ("meta.json" if scheme == "qdrant" else "mrl-qdrant-edge.json")
+        marker.chmod(0)
+        with without_privileges():
+            for path in (closed, closed / "kb", made):
+                with pytest.raises(BackendError, match="is not allowed: no permission to .*/(closed|made)") as caught:
+                    open_backend(f"{scheme}:{path}")
+                assert isinstance(caught.value.__cause__, PermissionError)
+        with open_backend(f"{scheme}:{reachable}/new") as before:
+            reachable.chmod(0)
+            with without_privileges():
+                for call in (before.read_manifest, before.collections):
+                    with pytest.raises(BackendError, match="is not allowed: no permission to enter"):
+                        call()
+
+
+@pytest.mark.parametrize("scheme", BACKENDS)
+def test_a_path_that_no_system_takes(scheme: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / ("x" * 300), tmp_path / "loop"):
+        with (
+            pytest.raises(MRLError, match=r"too long|symbolic links|File exists"),
+            open_backend(f"{scheme}:{path}") as backend,
+        ):
+            backend.write_manifest(manifest(), None)
+
+
+@pytest.mark.parametrize("scheme", BACKENDS)
+def test_a_manifest_is_read_again_while_others_go_by_it(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread must not see the moment between two manifests, and take the collection for gone."""
+    seen = []
+    loads = Manifest.loads
+    with filled(f"{scheme}:", 3) as backend:
+        kept = backend.manifest
+        monkeypatch.setattr(Manifest, "loads", lambda text: (seen.append(backend._manifest), loads(text))[1])
+        assert backend.read_manifest() == kept
+        assert seen == [kept]
 
 
 @pytest.mark.parametrize("scheme", BACKENDS)

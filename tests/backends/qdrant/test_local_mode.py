@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,44 @@ def test_a_process_that_was_faster_is_waited_for(tmp_path: Path, monkeypatch: py
         backend.count()
 
 
+def test_closing_waits_for_nobody_who_waits_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that somebody else has keeps its own users waiting, and no others."""
+    with filled(f"qdrant:{tmp_path}/kb", 3), filled(f"qdrant:{tmp_path}/other", 2):
+        pass
+    waits, counts = threading.Event(), []
+    wait = _qdrant_client.Connection._wait_for
+    monkeypatch.setattr(
+        _qdrant_client.Connection, "_wait_for", lambda self, *known: (waits.set(), wait(self, *known))[1]
+    )
+    holder = QdrantClient(path=str(tmp_path / "kb"))
+    patient = open_backend(f"qdrant:{tmp_path}/kb", lock_timeout=60)
+    hurried = open_backend(f"qdrant:{tmp_path}/kb", lock_timeout=0)
+    with pytest.raises(LockTimeout):
+        hurried.read_manifest()
+    waits.clear()
+    waiting = threading.Thread(target=lambda: counts.append(patient.count()))
+    waiting.start()
+    assert waits.wait(30)
+
+    def others() -> None:
+        hurried.close()
+        with open_backend(f"qdrant:{tmp_path}/other") as other:
+            counts.append(other.count())
+
+    elsewhere = threading.Thread(target=others)
+    elsewhere.start()
+    elsewhere.join(30)
+    before = list(counts)
+    holder.close()
+    waiting.join()
+    elsewhere.join()
+    patient.close()
+    assert (before, counts) == ([2], [2, 3])
+    QdrantClient(path=str(tmp_path / "kb")).close()  # and the folder is free
+
+
 def test_a_user_s_own_collections_are_left_alone(tmp_path: Path) -> None:
     client = QdrantClient(path=str(tmp_path / "kb"))
     client.create_collection("theirs", vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE))
@@ -142,6 +182,26 @@ def test_a_user_s_own_collections_are_left_alone(tmp_path: Path) -> None:
     client = QdrantClient(path=str(tmp_path / "kb"))
     assert {each.name for each in client.get_collections().collections} == {"theirs", "noted"}
     client.close()
+
+
+def test_a_forgotten_folder_is_let_go(tmp_path: Path) -> None:
+    with filled(f"qdrant:{tmp_path}/kb", 3) as backend:
+        assert backend.count() == 3
+        forgotten: Any = open_backend(f"qdrant:{tmp_path}/kb")
+        assert forgotten.count() == 3
+        forget = forgotten._connection._abandoned
+        del forgotten
+        gc.collect()
+        assert not forget.alive
+        assert backend.count() == 3  # which still uses it
+    forgotten = open_backend(f"qdrant:{tmp_path}/kb")
+    assert forgotten.count() == 3
+    del forgotten
+    gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "mrl-qdrant-abandon":
+            thread.join()
+    QdrantClient(path=str(tmp_path / "kb")).close()  # as another process would
 
 
 def test_what_nobody_closed_is_closed_in_silence(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mrl_retrieval.errors import (
 )
 from mrl_retrieval.registry import open_backend
 from tests.backends.common import DIM, manifest
+from tests.backends.nobody import reachable_folder, without_privileges
 from tests.backends.qdrant.helpers import BACKENDS, filled
 
 SERVER = "qdrant+http://h:1"
@@ -116,6 +117,22 @@ def test_wrong_tls_options() -> None:
             open_backend("qdrant+https://h:1", **options)
     with pytest.raises(InvalidInput, match="verify= is for a Qdrant server"):
         open_backend("qdrant:", verify=False)
+
+
+def test_certificates_that_cannot_be_looked_at() -> None:
+    text = "-----BEGIN CERTIFICATE-----\n" + "MIIDdzCCAl+gAwIBAgIE" * 20
+    for given in (text, f"{text}\n".replace("g", "/") * 20):
+        with pytest.raises(InvalidInput, match="File name too long.*give .* the path of a file") as caught:
+            open_backend("qdrant+https://h:1", verify=given)
+        assert len(str(caught.value)) < 400
+    with reachable_folder() as reachable:
+        (reachable / "closed").mkdir(mode=0)
+        with (
+            without_privileges(),
+            pytest.raises(InvalidInput, match=r"closed/ca\.pem'\)?: Permission denied; give") as caught,
+        ):
+            open_backend("qdrant+https://h:1", verify=reachable / "closed" / "ca.pem")
+        assert isinstance(caught.value.__cause__, PermissionError)
 
 
 def test_a_client_without_turboquant_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mrl_adapters.qdrant import QdrantBackend
+from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import (
     BackendError,
     BackendUnavailable,
 )
+from mrl_retrieval.filters import IdIn, parse_filter
+from mrl_retrieval.matryoshka import prefix
 from mrl_retrieval.registry import open_backend
 from mrl_retrieval.two_stage import SearchRequest, Stage
 from tests.backends.common import COARSE, DIM, batch_of, manifest, queries, random_rows
@@ -81,6 +85,54 @@ def test_who_asks_for_all_candidates_is_not_refused_for_it(server: QdrantServer)
         server.strict = {"search_max_hnsw_ef": 100}
         with pytest.raises(BackendError, match="search_max_hnsw_ef"):
             backend.search(SearchRequest(queries(1), everything))
+
+
+@pytest.mark.parametrize("limits", [{}, {"search_allow_exact": False}])
+def test_with_a_filter_all_hits_come_also_where_the_graph_may_not_be_left_out(
+    server: QdrantServer, limits: dict[str, Any]
+) -> None:
+    """Then what matches is read page by page, no page of it larger than the query was allowed to be."""
+    rows = [*random_rows(300), Row("bare", None, {"third": True}, None)]
+    some = parse_filter({"third": True})  # 100 with a vector
+    listed = IdIn(frozenset(row.id for row in rows[::2]))
+    with connect(server) as backend, open_backend("memory:") as memory:
+        memory.write_manifest(manifest((12,)), None)
+        for each in (backend, memory):
+            each.upsert(batch_of(rows))
+        server.strict, server.thinned = limits | {"max_query_limit": 70}, 9
+        for filter in (some, listed):
+            for limit in (10, 40, 70):
+                found = backend.coarse_search(prefix(queries(3), COARSE), limit, filter)
+                truth = memory.coarse_search(prefix(queries(3), COARSE), limit, filter)
+                for ours, oracle in zip(found, truth, strict=True):
+                    assert ours.ids == oracle.ids
+                    np.testing.assert_allclose(ours.scores, oracle.scores, atol=1e-5)
+            for stages in ((Stage(COARSE, 40), Stage(12, 30), Stage(DIM, 20)), (Stage(COARSE, 40), Stage(DIM, 5))):
+                for explain in (False, True):
+                    request = SearchRequest(queries(3), stages, filter, explain=explain)
+                    for mine, right in zip(backend.search(request), memory.search(request), strict=True):
+                        assert len(mine.rows) == stages[-1].limit
+                        if stages[-1].limit > server.thinned:
+                            assert [row.id for row in mine.rows] == [row.id for row in right.rows]
+        # Fewer match than are asked for.
+        for filter, n in ((parse_filter({"n": {"$lt": 30}}), 30), (parse_filter({"n": -1}), 0)):
+            found = backend.coarse_search(prefix(queries(2), COARSE), 70, filter)
+            assert [len(each.ids) for each in found] == [n, n]
+
+
+def test_refusals_other_than_of_exactness_are_raised(server: QdrantServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with connect(server, 300) as backend:
+        server.thinned = 9
+        ask = backend._query_batch
+
+        def refuse(requests: list[Any]) -> Any:
+            if requests[0].get("params", {}).get("exact"):
+                raise BackendError("disk")
+            return ask(requests)
+
+        monkeypatch.setattr(backend, "_query_batch", refuse)
+        with pytest.raises(BackendError, match="disk"):
+            backend.coarse_search(prefix(queries(1), COARSE), 20, parse_filter({"third": True}))
 
 
 def test_an_exact_search_that_is_refused_is_asked_once(server: QdrantServer) -> None:

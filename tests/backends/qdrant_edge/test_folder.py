@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from mrl_retrieval.filters import parse_filter
 from mrl_retrieval.matryoshka import prefix
 from mrl_retrieval.registry import open_backend
 from tests.backends.common import COARSE, batch_of, manifest, queries
+from tests.backends.nobody import reachable_folder, without_privileges
 from tests.backends.qdrant.helpers import filled
 
 
@@ -62,6 +65,50 @@ def test_files_of_somebody_else_are_not_dropped(tmp_path: Path) -> None:
                 with pytest.raises(NotACollection):
                     call()
     assert (tmp_path / "kb" / "mine" / "x").exists()
+
+
+def test_what_an_interrupted_drop_left_is_no_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with filled(f"qdrant-edge:{tmp_path}/kb", 3) as backend, filled(f"qdrant-edge:{tmp_path}/kb?collection=b", 2) as b:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(shutil, "rmtree", interrupted)
+            backend.drop()
+        (left,) = (tmp_path / "kb").glob(".dropped-*")
+        assert (left / "collection.json").exists()
+        assert backend.collections() == b.collections() == ["b"]
+        assert backend.read_manifest() is None
+        backend.write_manifest(manifest(), None)
+        backend.drop()
+        assert not left.exists() and b.count() == 2
+
+
+def test_collections_of_somebody_else_are_not_listed() -> None:
+    with reachable_folder() as reachable:
+        place = reachable / "kb"
+        with filled(f"qdrant-edge:{place}", 1) as backend, filled(f"qdrant-edge:{place}?collection=b", 1):
+            (place / "b").chmod(0)
+            with without_privileges():
+                assert backend.collections() == ["default"]
+            place.chmod(0o711)
+            with without_privileges(), pytest.raises(BackendError, match=f"listing {place} is not allowed"):
+                backend.collections()
+            place.chmod(0o755)
+            (place / "b").chmod(0o755)
+            (place / "closed").mkdir(mode=0o711)
+            with (
+                open_backend(f"qdrant-edge:{place}?collection=closed") as closed,
+                without_privileges(),
+                pytest.raises(BackendError, match=r"closed is not allowed: no permission to read"),
+            ):
+                closed.read_manifest()
+
+
+def test_no_temporary_folder_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with open_backend("qdrant-edge:") as backend, pytest.raises(BackendError, match="making a temporary folder"):
+        backend.write_manifest(manifest(), None)
 
 
 def test_how_it_lies_in_the_folder(tmp_path: Path) -> None:
