@@ -35,7 +35,7 @@ from ._qdrant_edge import types
 from ._qdrant_edge.files import EdgeFiles, collection_names, is_ours
 from ._qdrant_edge.holders import abandon, acquire, release
 from ._qdrant_edge.shard import SharedShard
-from ._qdrant_edge.temporary import Temporary
+from ._temporary import Temporary
 
 __all__ = ["QdrantEdgeBackend"]
 
@@ -132,8 +132,8 @@ class QdrantEdgeBackend(QdrantSearch):
         with self._lock:
             if self._place is None:
                 self._check_open()
-                self._temporary = Temporary()
-                self._place = self._temporary.path
+                self._temporary = Temporary("mrl-qdrant-edge-")
+                self._place = self._temporary.path / "kb"
             return self._place
 
     def _acquire(self, place: Path) -> SharedShard:

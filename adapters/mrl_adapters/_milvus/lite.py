@@ -21,7 +21,7 @@ from typing import Any
 
 from mrl_retrieval.errors import BackendError, LockTimeout, MissingExtra, NotACollection
 
-from .temporary import Temporary
+from .._temporary import Temporary
 
 try:
     from milvus_lite.adapter.grpc.server import start_server_in_thread  # type: ignore[import-untyped]
@@ -57,7 +57,7 @@ class Engine:
         self.process = os.getpid()
         self.without_vector: dict[str, bool] = {}
         """Of each collection, whether rows without a vector were ever in it while this process has the folder."""
-        self._temporary = Temporary()
+        self._temporary = Temporary("mrl-milvus-", at_exit=False)
         self.folder = folder or self._temporary.path / "data"
         try:
             self._server, self._db, self.uri = self._start(lock_timeout)

@@ -12,9 +12,9 @@ import threading
 from mrl_retrieval.errors import MRLError
 from mrl_retrieval.storage import forks
 
+from .._temporary import Temporary
 from .files import EdgeFiles
 from .shard import SharedShard
-from .temporary import Temporary
 
 __all__ = ["abandon", "acquire", "release"]
 

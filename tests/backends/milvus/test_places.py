@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from mrl_retrieval.errors import BackendError, BackendUnavailable, LockTimeout, 
 from mrl_retrieval.matryoshka import prefix
 from tests.backends.common import batch_of
 from tests.backends.milvus.helpers import COARSE, MANIFEST, Opener, rows, run, vectors
+from tests.backends.nobody import reachable_folder, without_privileges
 
 
 def test_opening_and_reading_create_nothing(open_at: Opener, tmp_path: Path) -> None:
@@ -170,25 +169,10 @@ def test_a_dropped_folder_is_freed(backend: MilvusBackend, tmp_path: Path) -> No
     assert list((tmp_path / "kb" / "collections").iterdir()) == []
 
 
-@contextlib.contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may read everything; be nobody meanwhile."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 @pytest.fixture
 def reachable() -> Iterator[Path]:
-    """A folder that everybody can get to, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+    with reachable_folder() as folder:
+        yield folder
 
 
 def test_a_folder_without_permission(open_at: Opener, reachable: Path) -> None:

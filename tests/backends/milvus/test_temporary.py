@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip install 'mrl-retrieval[milvus]'")
 
 from mrl_adapters._milvus import lite as _milvus_lite
-from mrl_adapters._milvus.temporary import Temporary, remove_stale
+from mrl_adapters._temporary import Temporary, remove_stale
 from mrl_retrieval.registry import open_backend
 from tests.backends.common import batch_of
 from tests.backends.milvus.helpers import MANIFEST, rows, run
@@ -94,22 +94,22 @@ def test_what_is_not_ours_stays(system_folder: Path) -> None:
     (system_folder / "mrl-milvus-without-owner").mkdir()
     (system_folder / "mrl-milvus-file").touch()
     before = sorted(system_folder.rglob("*"))
-    remove_stale(system_folder)
+    remove_stale(system_folder, "mrl-milvus-")
     assert sorted(system_folder.rglob("*")) == before
-    remove_stale(system_folder / "nowhere")
+    remove_stale(system_folder / "nowhere", "mrl-milvus-")
 
 
 def test_only_the_process_that_made_it_removes_it(system_folder: Path) -> None:
     code = """
         import os
-        from mrl_adapters._milvus.temporary import Temporary
-        one = Temporary()
+        from mrl_adapters._temporary import Temporary
+        one = Temporary("mrl-milvus-")
         child = os.fork()
         one.remove() if child == 0 else os.waitpid(child, 0)
         if child == 0:
             os._exit(0)
         assert one.path.is_dir()
-        another = Temporary()
+        another = Temporary("mrl-milvus-")
         assert one.path.is_dir()
         one.remove()
         one.remove()
@@ -124,9 +124,9 @@ def test_a_system_without_locks(system_folder: Path, monkeypatch: pytest.MonkeyP
         raise OSError(os.strerror(37))
 
     with monkeypatch.context() as patch:
-        patch.setattr("mrl_adapters._milvus.temporary.fcntl.flock", refuse)
-        one = Temporary()
-    remove_stale(system_folder)
+        patch.setattr("mrl_adapters._temporary.fcntl.flock", refuse)
+        one = Temporary("mrl-milvus-")
+    remove_stale(system_folder, "mrl-milvus-")
     assert one.path.is_dir()
     one.remove()
     assert not one.path.exists()
