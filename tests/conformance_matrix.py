@@ -20,7 +20,9 @@ PAGE = ROOT / "docs" / "conformance.md"
 HEAD = """# The suite on every backend
 
 `mrl_retrieval.testing.BackendConformance`, run by `python -m tests.conformance_matrix` against the real databases. ✓ passed,
-– skipped because the backend declares that it cannot do this, ✗ failed; a number says how many cases a test has.
+– skipped because the backend declares that it cannot do this, ✗ failed; empty: this way of running it has a part of the
+suite only. A number says how many cases a test has. Servers that were not at hand are not in it: `MRL_QDRANT_URL=… make
+test-full` runs the suite on yours.
 
 Columns are the ways a backend is run: {columns}.
 
