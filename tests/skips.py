@@ -33,19 +33,23 @@ class Line:
 
 
 def holds(condition: str) -> bool:
-    """Whether a line's condition is so here: ``always``, ``no VARIABLE``, ``no program NAME``, ``no strace``, ``not root`` or ``no ../shared``."""
+    """Whether a line's condition is so here: ``always``, ``no VARIABLE``, ``no program NAME``, ``no file PATH``,
+    ``no strace`` (or it may not trace), ``not root`` or ``no ../shared``."""
     what, _, name = condition.partition(" ")
     if condition == "always":
         return True
     if condition == "not root":
         return os.geteuid() != 0
+    if condition.startswith("no file "):
+        return not Path(condition.removeprefix("no file ")).exists()
     if condition == "no strace":
         return not can_trace()
     if condition.startswith("no program "):
         return not shutil.which(condition.removeprefix("no program "))
     if what != "no" or not name:
         raise ValueError(
-            f"skips.txt: condition {condition!r}, expected 'always', 'no VARIABLE', 'no program NAME', 'no strace', 'not root' or 'no ../shared'"
+            f"skips.txt: condition {condition!r}, expected 'always', 'no VARIABLE', 'no program NAME', 'no file PATH', "
+            "'no strace', 'not root' or 'no ../shared'"
         )
     return not SHARED.is_dir() if name == "../shared" else not os.environ.get(name)
 

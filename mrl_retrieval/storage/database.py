@@ -119,10 +119,12 @@ class Connections:
             connection, opening = self._take(create)
             try:
                 yield connection
-                opening.check_unchanged(self._path)
             except Exception:
+                # What looks like damage, or like a row that is not there, may be a file that changed underneath.
                 opening.check_unchanged(self._path, failed=True)
                 raise
+            else:
+                opening.check_unchanged(self._path)
             finally:
                 self._give_back(connection, opening)
         except (sqlite3.Error, UnicodeDecodeError) as error:

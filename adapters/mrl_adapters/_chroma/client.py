@@ -7,7 +7,8 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -23,6 +24,7 @@ from mrl_retrieval.errors import (
 )
 from mrl_retrieval.storage import forks
 
+from .._rust import translated
 from . import systems
 from .options import Access
 
@@ -158,20 +160,9 @@ class Connection:
             with self.errors("closing"):
                 client.close()
 
-    @contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
+    def errors(self, doing: str) -> AbstractContextManager[None]:
         """Turn whatever Chroma raises into this library's errors: the one place where that is done."""
-        try:
-            yield
-        except MRLError:
-            raise
-        except Exception as error:
-            raise self._translated(doing, error) from error
-        except BaseException as error:
-            # A panic of Chroma's Rust, which derives from BaseException as an interruption from the keyboard does.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise self._translated(doing, error) from error
+        return translated(partial(self._translated, doing))
 
     def _translated(self, doing: str, error: BaseException) -> MRLError:
         words = str(error) or type(error).__name__

@@ -12,13 +12,15 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mrl_retrieval.address import Address
-from mrl_retrieval.errors import AddressError, BackendError, BackendUnavailable, LockTimeout, MRLError, NotACollection
+from mrl_retrieval.errors import AddressError, BackendError, BackendUnavailable, LockTimeout, NotACollection
 from mrl_retrieval.storage import WriterLock
 
+from .._rust import translated
 from .package import lancedb
 
 __all__ = ["Database", "Handles", "table_is_gone"]
@@ -159,23 +161,10 @@ class Database:
         with self._opening:
             self._db, self._closed = None, True
 
-    @contextlib.contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
+    def errors(self, doing: str) -> contextlib.AbstractContextManager[None]:
         """Turn whatever LanceDB raises into this library's errors: the one place where that is done."""
         self._refuse_after_fork()
-        try:
-            yield
-        except MRLError:
-            raise
-        except Exception as error:
-            raise self._translated(doing, error) from error
-        except BaseException as error:
-            # A panic in Rust comes as a PanicException, which is no Exception.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise BackendError(
-                f"{doing}: LanceDB failed inside ({error}) at {self._where}; open the collection again, and repeat"
-            ) from error
+        return translated(partial(self._translated, doing))
 
     def _refuse_after_fork(self) -> None:
         if _users and _users[0] != os.getpid():
@@ -188,7 +177,11 @@ class Database:
     def _where(self) -> str:
         return str(self.folder or "in memory")
 
-    def _translated(self, doing: str, error: Exception) -> BackendError:
+    def _translated(self, doing: str, error: BaseException) -> BackendError:
+        if not isinstance(error, Exception):
+            return BackendError(
+                f"{doing}: LanceDB failed inside ({error}) at {self._where}; open the collection again, and repeat"
+            )
         words = str(error) or type(error).__name__
         start = f"{doing}: LanceDB at {self._where} failed: {type(error).__name__}: {words}"
         if any(word in words for word in _FULL):

@@ -222,5 +222,5 @@ def _close_all() -> None:
             folder, engine = _ENGINES.popitem()
             try:
                 engine.close()
-            except Exception:
+            except Exception:  # whatever it is: the engines after this one are to be closed too
                 log.warning("closing %s failed", folder, exc_info=True)

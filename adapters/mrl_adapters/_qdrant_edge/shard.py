@@ -25,6 +25,7 @@ from mrl_retrieval.storage import forks
 from mrl_retrieval.storage.locks import ReadWriteLock, WriterLock
 
 from .._qdrant.points import vector_dims
+from .._rust import translated
 from .files import EdgeFiles
 
 __all__ = ["SharedShard", "engine_errors"]
@@ -229,20 +230,12 @@ class SharedShard:
         log.debug("optimized %s: %s", self.files.folder, "changed" if changed else "nothing to do")
 
 
-@contextlib.contextmanager
-def engine_errors(doing: str, folder: Path) -> Iterator[None]:
+def engine_errors(doing: str, folder: Path) -> contextlib.AbstractContextManager[None]:
     """Every error of the engine, as ours. It raises plain ``Exception``, with its words."""
-    try:
-        yield
-    except MRLError:
-        raise
-    except BaseException as error:
-        # It has no narrower class than Exception, and a panic in Rust is not even that.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        words = str(error)
-        if "WouldBlock" in words:
-            raise LockTimeout(
-                f"{folder} is open in another program that uses qdrant-edge ({words}): close it there"
-            ) from error
-        raise BackendError(f"Qdrant's engine failed while {doing} in {folder}: {words}") from error
+
+    def ours(error: BaseException) -> MRLError:
+        if "WouldBlock" in str(error):
+            return LockTimeout(f"{folder} is open in another program that uses qdrant-edge ({error}): close it there")
+        return BackendError(f"Qdrant's engine failed while {doing} in {folder}: {error}")
+
+    return translated(ours)
