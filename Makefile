@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: help demo test test-full check crash format bench clean
+.PHONY: help demo test test-full check crash format bench bench-peers clean
 
 help:
 	@echo "make demo       index a real corpus and search it in two stages (light: no torch)"
@@ -14,6 +14,7 @@ help:
 	@echo "make check      ruff, mypy --strict, import-linter"
 	@echo "make crash      writers killed at random moments, 200 times on the embedded store, 20 on others; power losses"
 	@echo "make bench      recall, nDCG and speed on real data"
+	@echo "make bench-peers  against other libraries, in an environment of their own (PEERS_ARGS='--sets W --only mrl,faiss-hnsw')"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("mrl-retrieval needs Python 3.11 or newer, %s is %s; set PYTHON=" % (sys.executable, sys.version.split()[0])) if sys.version_info < (3, 11) else None'
@@ -55,6 +56,19 @@ crash: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# The peers' environment; data sets are made by the project's own, which has the encoders.
+PEERS := .cache/peers-venv
+PEERS_ARGS ?=
+
+$(PEERS)/.done: benchmarks/peers/requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --quiet --disable-pip-version-check install -r benchmarks/peers/requirements.txt -e .
+	@touch $@
+
+bench-peers: $(VENV)/.dev $(PEERS)/.done
+	$(BIN)/python -m benchmarks.peers --make M,W,minilm
+	$(PEERS)/bin/python -m benchmarks.peers $(PEERS_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache build dist

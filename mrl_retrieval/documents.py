@@ -44,7 +44,11 @@ MOST_LEVELS = 64
 """How deep metadata may be nested: deeper, the JSON of one database or another gives up."""
 
 
-@dataclass(frozen=True, slots=True)
+# A search makes one row and one hit for each result. The constructors of frozen dataclasses look every field up by its
+# name and take 0.65 µs; those of these two call the setters of their slots, in half of that.
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class Row:
     """One stored row, as ``get`` gives it back."""
 
@@ -53,6 +57,17 @@ class Row:
     metadata: Metadata = field(default_factory=dict)
     vector: FloatArray | None = None
     """Unit length, ``(fine_dims,)``, as stored (decoded to float32); None where not asked for or not there."""
+
+    def __init__(
+        self, id: str, document: str | None, metadata: Metadata | None = None, vector: FloatArray | None = None
+    ) -> None:
+        _row_id(self, id)
+        _row_document(self, document)
+        _row_metadata(self, {} if metadata is None else metadata)
+        _row_vector(self, vector)
+
+
+_row_id, _row_document, _row_metadata, _row_vector = (getattr(Row, name).__set__ for name in Row.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,7 @@ class RowBatch:
             yield Row(id, self.documents[i], self.metadatas[i], vector)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Hit:
     """One search result. Iterating it yields exactly ``id, score, document``."""
 
@@ -89,8 +104,27 @@ class Hit:
     coarse_score: float | None = None
     """Cosine over ``coarse_dims`` components, where it is free or ``explain=True`` was asked for."""
 
+    def __init__(
+        self,
+        id: str,
+        score: float,
+        document: str | None,
+        metadata: Metadata | None = None,
+        coarse_score: float | None = None,
+    ) -> None:
+        _hit_id(self, id)
+        _hit_score(self, score)
+        _hit_document(self, document)
+        _hit_metadata(self, {} if metadata is None else metadata)
+        _hit_coarse_score(self, coarse_score)
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.id, self.score, self.document))
+
+
+_hit_id, _hit_score, _hit_document, _hit_metadata, _hit_coarse_score = (
+    getattr(Hit, name).__set__ for name in Hit.__slots__
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
     │   ├── DimensionError               a vector, or a dim, of the wrong length
     │   ├── NonFiniteError               NaN or infinity in a vector
     │   ├── DuplicateIdError             the same id twice in one call
+    │   ├── MemoryBudgetError            nothing that was asked for fits the memory budget
     │   ├── FilterError                  unknown operator, wrong operand, order across types
     │   ├── TextTooLongError             a text beyond the encoder's context, with on_long="error"
     │   └── AddressError                 a backend address that cannot be read
@@ -53,6 +54,7 @@ __all__ = [
     "InvalidInput",
     "LockTimeout",
     "MRLError",
+    "MemoryBudgetError",
     "ManifestError",
     "MissingExtra",
     "ModelMismatchError",
@@ -89,6 +91,10 @@ class NonFiniteError(InvalidInput):
 
 class DuplicateIdError(InvalidInput):
     """The caller gave the same id twice in one call."""
+
+
+class MemoryBudgetError(InvalidInput):
+    """No index that was asked for fits the memory budget."""
 
 
 class FilterError(InvalidInput):

@@ -9,6 +9,7 @@ Source: Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022 (arX
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,12 +62,14 @@ def as_vectors(values: Any, *, dim: int | None = None, what: str = "vectors", fi
         raise DimensionError(
             f"{what} have {array.shape[1]} components, expected {dim}; use the encoder this collection was made with"
         )
-    with np.errstate(over="ignore"):
-        vectors = np.ascontiguousarray(array, dtype=np.float32)
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        column = int(np.flatnonzero(~np.isfinite(vectors[row]))[0])
+    if array.dtype == np.float32:
+        vectors = np.ascontiguousarray(array)
+    else:
+        with np.errstate(over="ignore"):
+            vectors = np.ascontiguousarray(array, dtype=np.float32)
+    finite = np.isfinite(vectors)
+    if np.count_nonzero(finite) < finite.size:
+        row, column = (int(at[0]) for at in np.nonzero(~finite))
         raise NonFiniteError(
             f"{what}[{first_row + row}] has {array[row, column]} at component {column}; every component must be a "
             "finite float32: drop the row or repair the encoder"
@@ -80,6 +83,8 @@ def number_of_axes(values: Any, what: str) -> int:
     Raises:
         InvalidInput: it is ragged, so that it has no shape.
     """
+    if isinstance(values, np.ndarray):
+        return values.ndim
     try:
         return int(np.ndim(values))
     except ValueError as error:
@@ -89,8 +94,7 @@ def number_of_axes(values: Any, what: str) -> int:
 def normalize(vectors: npt.NDArray[Any]) -> FloatArray:
     """Scale every row of ``(N, D)`` to unit length; a zero row stays zero, never NaN.
 
-    Rows are scaled by their largest component first, so that neither a row of 1e30 nor one of 1e-30 over- or
-    underflows on the way.
+    A row comes out the same to the last bit, whatever rows are beside it.
 
     >>> normalize(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
@@ -98,11 +102,15 @@ def normalize(vectors: npt.NDArray[Any]) -> FloatArray:
     rows = np.asarray(vectors, dtype=np.float32)
     if rows.size == 0:
         return rows.copy()
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    wide = rows.astype(np.float64) / np.where(largest > 0, largest, 1.0).astype(np.float64)
-    length = np.sqrt(np.einsum("nd,nd->n", wide, wide))[:, None]
-    unit: FloatArray = (wide / np.where(length > 0, length, 1.0)).astype(np.float32)
-    return unit
+    # In float64 the squares of no float32 over- or underflow: they are between 1e-90 and 1e77.
+    wide = rows.astype(np.float64, order="C")
+    squares = np.einsum("nd,nd->n", wide, wide)
+    if len(rows) == 1:  # a query: plain numbers are faster than arrays of one
+        wide /= math.sqrt(squares.item()) or 1.0
+    else:
+        squares[squares == 0] = 1.0
+        wide /= np.sqrt(squares)[:, None]
+    return wide.astype(np.float32)
 
 
 def prefix(vectors: npt.NDArray[Any], dim: int) -> FloatArray:

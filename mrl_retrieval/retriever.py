@@ -27,7 +27,7 @@ from .matryoshka import as_vectors, number_of_axes
 from .moving.copying import CopyReport, copy_collection
 from .progress import progress_report
 from .registry import open_backend
-from .searching import PreparedSearch, SearchOptions
+from .searching import PreparedSearch, PreparedSearches, SearchOptions
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
 from .writing import Writer
 
@@ -94,6 +94,7 @@ class MatryoshkaRetriever:
             top_k_name="final_top_k",
             coarse_dims=coarse_dims,
         )
+        self._searches = PreparedSearches(self._made)
         self._encode = TextEncoding(on_long)
         if isinstance(backend, Backend):
             if backend_options:
@@ -264,7 +265,9 @@ class MatryoshkaRetriever:
             raise DimensionError(
                 f"vector has shape {np.shape(vector)}, expected (D,); for several use search_batch_by_vector"
             )
-        return self.search_batch_by_vector([vector], top_k, **options)[0]
+        search = self._prepare(top_k, options)
+        query = as_vectors(vector, dim=None if search is None else search.manifest.dim, what="query vectors")
+        return SearchResult() if search is None else search.run(self._backend, query)[0]
 
     def search_batch_by_vector(
         self, vectors: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
@@ -373,7 +376,7 @@ class MatryoshkaRetriever:
         return f"MatryoshkaRetriever({str(self._backend.address)!r})"
 
     def _prepare(self, top_k: int | NotGiven, options: SearchOptions) -> PreparedSearch | None:
-        prepared = PreparedSearch.prepare(self._made, self.manifest, top_k, **options)
+        prepared = self._searches.prepare(self._collection.manifest, top_k, options)
         self._collection.check_current(writing=False)
         return prepared
 

@@ -14,11 +14,14 @@ from .matryoshka import FloatArray, prefix
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec
 from .two_stage import Ranking, SearchRequest, Stage
 
-__all__ = ["PreparedSearch", "SearchOptions"]
+__all__ = ["PreparedSearch", "PreparedSearches", "SearchOptions"]
 
 
 _MANY = 100_000
 """Candidates beyond which it is worth asking how many rows there are."""
+
+_KEPT = 64
+"""Prepared searches that are kept."""
 
 
 class SearchOptions(TypedDict, total=False):
@@ -39,6 +42,7 @@ class PreparedSearch:
     stages: tuple[Stage, ...]
     filter: Filter | None
     explain: bool
+    certificate: str | None
 
     @classmethod
     def prepare(
@@ -64,28 +68,61 @@ class PreparedSearch:
         parsed = parse_filter(filter)
         if manifest is None:
             return None
-        return cls(manifest, settings.resolve(made, manifest, exact=exact), parsed, explain)
+        resolved = settings.resolve(made, manifest, exact=exact)
+        return cls(manifest, resolved, parsed, explain, "exact" if len(resolved) == 1 else None)
 
     def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
         """Search for full embeddings, ``(Q, dim)``: one result for each."""
         queries = prefix(vectors, self.manifest.fine_dims)
         request = SearchRequest(queries, self._possible(backend), self.filter, self.explain)
-        certificate = "exact" if request.exact else None
-        return [_result(ranking, certificate) for ranking in backend.search(request)]
+        return [_result(ranking, self.certificate) for ranking in backend.search(request)]
 
     def _possible(self, backend: Backend) -> tuple[Stage, ...]:
         """The stages without limits beyond all rows, which some databases cannot even read as a number."""
-        if max(stage.limit for stage in self.stages) <= _MANY:
+        # The limits fall from stage to stage.
+        if self.stages[0].limit <= _MANY:
             return self.stages
         rows = max(backend.count(), 1)
         return tuple(Stage(stage.dims, min(stage.limit, rows)) for stage in self.stages)
 
 
+class PreparedSearches:
+    """Prepares the searches of one retriever, ``made`` with the settings of its constructor. Thread-safe.
+
+    Those without a filter or a funnel are kept, since most calls ask for what an earlier one asked for.
+    """
+
+    def __init__(self, made: SearchSettings) -> None:
+        self._made = made
+        self._kept: dict[tuple[Any, ...], PreparedSearch] = {}
+
+    def prepare(
+        self, manifest: Manifest | None, top_k: int | NotGiven, options: SearchOptions
+    ) -> PreparedSearch | None:
+        """See :meth:`PreparedSearch.prepare`."""
+        if options.get("filter") is not None or options.get("stages") is not None:
+            return PreparedSearch.prepare(self._made, manifest, top_k, **options)
+        # With the types, because True equals 1, and one of them is refused.
+        key = (top_k, type(top_k), *options.items(), *map(type, options.values()))
+        try:
+            kept = self._kept.get(key)
+        except TypeError:  # what cannot be hashed cannot be kept, and is refused if it is no number either
+            return PreparedSearch.prepare(self._made, manifest, top_k, **options)
+        if kept is not None and kept.manifest is manifest:
+            return kept
+        prepared = PreparedSearch.prepare(self._made, manifest, top_k, **options)
+        if prepared is not None:
+            if len(self._kept) >= _KEPT:
+                self._kept = {}
+            self._kept[key] = prepared
+        return prepared
+
+
 def _result(ranking: Ranking, certificate: str | None) -> SearchResult:
     scores = ranking.scores.tolist()
     coarse = [None] * len(scores) if ranking.coarse_scores is None else ranking.coarse_scores.tolist()
-    hits = tuple(
+    hits = [
         Hit(row.id, score, row.document, row.metadata, first)
         for row, score, first in zip(ranking.rows, scores, coarse, strict=True)
-    )
-    return SearchResult(hits, certificate, ranking.trace)
+    ]
+    return SearchResult(tuple(hits), certificate, ranking.trace)

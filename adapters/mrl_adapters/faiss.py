@@ -1,8 +1,8 @@
-"""The ``faiss`` backend, the embedded default: a store on disk, and a FAISS index over its prefixes as a cache.
+"""The ``faiss`` backend, the embedded default: a store on disk, and an index over its prefixes as a cache.
 
-Documents, metadata and full vectors are in :class:`~mrl_retrieval.storage.Store`, which is the truth. The index is
-flat, holds the renormalised prefixes of the vectors, and follows the store: each search first adds what was committed
-since. What was deleted stays in the index, behind a selector.
+Documents, metadata and full vectors are in :class:`~mrl_retrieval.storage.Store`, which is the truth. The index holds
+the renormalised prefixes of the vectors, in a structure that suits their number, and follows the store: each search
+first adds what was committed since. What was deleted stays in the index, behind a mask.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from mrl_retrieval.storage import (
 from mrl_retrieval.storage.forks import register
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
+from ._faiss.cache import cache_problem
+from ._faiss.choosing import Choice, Wish
 from ._faiss.following import FollowingIndex
-from ._faiss.index import cache_problem
 from ._faiss.search import coarse_candidates, exact_candidates, exact_rankings, rankings
 
 __all__ = ["FaissBackend"]
@@ -61,14 +62,17 @@ class FaissBackend(Backend):
         server_side_funnel=True,
         filter_operators=OPERATORS,
         exact_search=True,
+        approximate_coarse=True,
         vector_dtype="float16",
     )
-    options: ClassVar[frozenset[str]] = frozenset({"compact_at", "fine_dtype", "lock_timeout"})
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"compact_at", "fine_dtype", "index", "lock_timeout", "memory_budget"}
+    )
 
-    def __init__(self, address: Address, store: Store) -> None:
+    def __init__(self, address: Address, store: Store, wish: Wish | None = None) -> None:
         super().__init__(address)
         self._store = store
-        self._index = FollowingIndex(store)
+        self._index = FollowingIndex(store, wish or Wish())
         self._wrote = False
         self._bind(None)
         register(self)
@@ -81,7 +85,9 @@ class FaissBackend(Backend):
             address: the folder and the collection.
             options: ``fine_dtype``: ``"float16"`` (default for a new collection), ``"float32"`` or ``"int8"``, how
                 full vectors are stored; ``lock_timeout``: seconds a write waits for another writer, default 30;
-                ``compact_at``: the share of dead vectors beyond which writes clean up, default 0.5; 1: never.
+                ``compact_at``: the share of dead vectors beyond which writes clean up, default 0.5; 1: never;
+                ``index``: the structure of the coarse index, ``"auto"`` (default), ``"flat"``, ``"ivf"`` or
+                ``"hnsw"``; ``memory_budget``: bytes that it may take.
 
         Raises:
             AddressError: it names no folder.
@@ -91,7 +97,8 @@ class FaissBackend(Backend):
         if unknown := sorted(options.keys() - cls.options):
             raise InvalidInput(f"the faiss backend takes the options {sorted(cls.options)}, got {unknown}")
         cls._check_address(address)
-        return cls(address, Store(address.folder, address.collection, **options))
+        wish = Wish.checked(options.pop("index", "auto"), options.pop("memory_budget", None))
+        return cls(address, Store(address.folder, address.collection, **options), wish)
 
     @staticmethod
     def _check_address(address: Address) -> None:
@@ -201,13 +208,31 @@ class FaissBackend(Backend):
         self._index.on(lambda snapshot, coarse: None, lambda snapshot, _: None)
 
     def flush(self) -> None:
-        """Write the index to its cache file, so that the next opening does not make it again.
+        """Choose the structure of the index again where that is due, and write it to its cache file, so that the next
+        opening does not make it again.
 
         Raises:
             LockTimeout: somebody else is writing.
             BackendError: this process may not write there.
         """
+        self._index.choose_if_due()
         self._index.save(worth_it=lambda missing, covered: missing > 0, lock_timeout=None)
+
+    def optimize(self, *, index: str = "auto", memory_budget: int | None = None) -> Choice:
+        """Choose the structure of the index now, whether it is due or not, and write it to its cache file.
+
+        Args:
+            index: ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"``.
+            memory_budget: bytes that it may take.
+
+        Raises:
+            InvalidInput: it cannot be made of so few vectors, or not within the budget (MemoryBudgetError). The index
+                is as it was.
+            LockTimeout: somebody else is writing.
+        """
+        choice = self._index.choose(Wish.checked(index, memory_budget))
+        self._index.save(worth_it=lambda missing, covered: True, lock_timeout=None)
+        return choice
 
     # -- the rest ------------------------------------------------------------------------------------------
 
@@ -217,12 +242,13 @@ class FaissBackend(Backend):
             state, fine = snapshot.state, snapshot.fine
             vectors = int(np.count_nonzero(snapshot.vector_mask(None)))
         sizes = self._store.sizes()
+        details, index_bytes = self._index.described()
         return BackendStats(
             rows=state.rows,
             vectors=vectors,
-            bytes={"coarse": (state.vectors - state.first) * state.coarse_dims * 4, **sizes},
+            bytes={"coarse": index_bytes, **sizes},
             details={
-                "index": "flat, exact",
+                **details,
                 "fine_dtype": fine.layout.dtype,
                 "format_version": snapshot.version,
                 "generation": state.generation,
@@ -287,6 +313,7 @@ class FaissBackend(Backend):
 
     def close(self) -> None:
         """Release everything, after saving the index where that is worth it; a second call is no error."""
+        self._index.stop()
         if self._wrote:
             self._wrote = False
             try:

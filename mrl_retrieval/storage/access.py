@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from mrl_retrieval.errors import BackendError, BackendUnavailable
 
-__all__ = ["Opening", "address", "identity", "is_refusal", "look", "not_allowed"]
+__all__ = ["Opening", "address", "is_refusal", "look", "not_allowed", "status"]
 
 _REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _HOW = {"rwc": "mode=rwc", "rw": "mode=rw", "ro": "mode=ro&readonly_shm=1", "immutable": "mode=ro&immutable=1"}
@@ -63,19 +63,18 @@ def address(path: Path, mode: str) -> str:
     return f"file:{quote(str(path.absolute()))}?{_HOW[mode]}"
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Device and number of a file; None where there is none.
+def status(path: Path | str) -> os.stat_result | None:
+    """What the operating system says of a file; None where there is none.
 
     Raises:
         BackendError: a folder above it may not be entered.
     """
     try:
-        found = os.stat(path)  # noqa: PTH116 - once a search, and Path.stat costs more than the call itself
+        return os.stat(path)  # noqa: PTH116 - once a search, and Path.stat costs more than the call itself
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
-        raise not_allowed(f"reading {path}", path) from error
-    return found.st_dev, found.st_ino
+        raise not_allowed(f"reading {path}", Path(path)) from error
 
 
 def look(path: Path) -> Opening | None:
@@ -84,9 +83,11 @@ def look(path: Path) -> Opening | None:
     Raises:
         BackendError: it cannot be read at all.
     """
-    file = identity(path)
-    if file is None or (_may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK)):
-        return None if file is None else Opening(file, "rw")
+    found = status(path)
+    if found is None:
+        return None
+    if _may(path, os.W_OK) and _may(path.parent, os.W_OK | os.X_OK):
+        return Opening((found.st_dev, found.st_ino), "rw")
     if not _may(path, os.R_OK):
         raise not_allowed(f"reading {path}", path)
     log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))

@@ -16,7 +16,18 @@ import numpy.typing as npt
 
 from .fields import Scalar
 
-__all__ = ["Sums", "as_int64", "digest_of", "entry_digest", "entry_hash", "row_crc", "text_crc", "vector_sums"]
+__all__ = [
+    "Sums",
+    "are_sound",
+    "as_int64",
+    "digest_of",
+    "entry_digest",
+    "entry_hash",
+    "multipliers",
+    "row_crc",
+    "text_crc",
+    "vector_sums",
+]
 
 Sums = npt.NDArray[np.uint64]
 
@@ -37,12 +48,12 @@ def vector_sums(records: npt.NDArray[np.uint8]) -> Sums:
         padded[:, :width] = records
         records = padded
     words = np.ascontiguousarray(records).view("<u4")
-    sums: Sums = np.einsum("nw,w->n", words, _multipliers(words.shape[1]))
+    sums: Sums = np.einsum("nw,w->n", words, multipliers(words.shape[1]))
     return sums
 
 
 @functools.lru_cache(maxsize=8)
-def _multipliers(count: int) -> Sums:
+def multipliers(count: int) -> Sums:
     """The first ``count`` outputs of splitmix64 from the state 0, made odd."""
     state = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -58,6 +69,34 @@ def text_crc(text: str | None) -> int | None:
 def row_crc(row: int, id: str, metadata: str, vector_sum: int | None, document_crc: int | None) -> int:
     """CRC-32 of what a row holds besides the text of its document, which has its own."""
     return zlib.crc32(f"{row} {vector_sum} {document_crc} {len(id)} {id}{metadata}".encode())
+
+
+def are_sound(rows: Iterable[tuple[Any, ...]], sums: Sums | None, first: int, *, documents: bool) -> bool:
+    """Whether all of some rows fit their checksums: :func:`row_crc`, :func:`text_crc`, and that of their vector.
+
+    Args:
+        rows: number, id, document, metadata, the three checksums: of vector, document, and row.
+        sums: (n,) checksums of the vectors from the number ``first`` on; None: not known.
+        first: the number of the first of them.
+        documents: whether the documents were read.
+    """
+    crc32, end = zlib.crc32, first if sums is None else first + len(sums)
+    try:
+        for row, id, document, metadata, vector_sum, document_crc, crc in rows:
+            # Their formulas once more, since the calls would cost as much as what they compute.
+            if crc32(f"{row} {vector_sum} {document_crc} {len(id)} {id}{metadata}".encode()) != crc:
+                return False
+            if documents and (None if document is None else crc32(document.encode())) != document_crc:
+                return False
+            if (
+                row >= 0
+                and sums is not None
+                and not (first <= row < end and sums.item(row - first) == vector_sum % 2**64)
+            ):
+                return False
+    except (AttributeError, TypeError, UnicodeEncodeError):  # not even text
+        return False
+    return True
 
 
 def entry_hash(kind: int, value: Scalar) -> int:

@@ -7,7 +7,6 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mrl_retrieval.errors import (
     CollectionMismatchError,
@@ -25,6 +24,7 @@ from .locks import WriterLock
 from .marker import check_commit, last_commit, note_commit
 from .masks import MaskCache
 from .query import CheckedPaths
+from .reading import Known, Reading
 from .records import DTYPES, SegmentFormat
 from .segments import SEGMENT_BYTES, FineView, Segments
 from .snapshot import Snapshot
@@ -74,8 +74,7 @@ class OpenCollection:
         self._connections = Connections(self.files.database, lock_timeout)
         self._segments: Segments | None = None
         self._masks = MaskCache()
-        self._paths: CheckedPaths | None = None
-        self._known: tuple[int, tuple[Any, ...], State] | None = None
+        self._known: Known | None = None
         self._bound: str | None = None
         self._history_is_checked = False
         register(self)
@@ -84,18 +83,17 @@ class OpenCollection:
         """Start afresh in a child process."""
         self._lock.after_fork()
         self._connections.after_fork()
-        self._segments = self._paths = self._known = None
+        self._segments = self._known = None
         self._masks = MaskCache()
 
     def close(self) -> None:
         """Close every file, those that are being read when that is over; a second call is no error."""
         self._connections.close()
-        self._segments = self._paths = None
+        self._segments = self._known = None
 
     # -- reading -------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def snapshot(self, *, of_any: bool = False) -> Iterator[Snapshot]:
+    def snapshot(self, *, of_any: bool = False) -> Reading:
         """The collection as the last commit left it, for as long as the ``with`` lasts.
 
         ``of_any``: also if it is another collection than the manifest was read of.
@@ -105,25 +103,38 @@ class OpenCollection:
             CollectionMismatchError: it is another one than the manifest was read of.
             CorruptionError: a segment is damaged or missing.
         """
-        noted = None if self._history_is_checked else last_commit(self.files.committed)
-        with self._connections.connection() as connection:
-            snapshot = self._begin(connection)
-            if noted is not None:
-                check_commit(noted, snapshot.state.collection_id, snapshot.state.generation, self.files.database)
-            self._history_is_checked = True
-            if not of_any:
-                self._check_bound(snapshot.state)
-            yield snapshot
+        return Reading(self, self._connections.connection(), of_any=of_any)
+
+    def noted(self) -> tuple[str, int] | None:
+        """The last commit as noted beside the database; None where the database was held to it before."""
+        return None if self._history_is_checked else last_commit(self.files.committed)
+
+    def begin(self, connection: sqlite3.Connection, noted: tuple[str, int] | None, *, of_any: bool) -> Snapshot:
+        """Begin a read transaction, for :meth:`snapshot`."""
+        snapshot = self._begin(connection)
+        if noted is not None:
+            check_commit(noted, snapshot.state.collection_id, snapshot.state.generation, self.files.database)
+        self._history_is_checked = True
+        if not of_any:
+            self._check_bound(snapshot.state)
+        return snapshot
 
     def _begin(self, connection: sqlite3.Connection) -> Snapshot:
-        """Begin a read transaction whose segments are there."""
+        """Begin a read transaction whose segments are there; nothing is read again that no commit changed."""
         before: State | None = None
         while True:
             connection.execute("BEGIN")
-            version, state = self._version_and_state(connection)
+            known = self._known
+            if known is not None and known.is_of(connection):
+                version, state = known.version, known.state
+            else:
+                known = None
+                version = schema_version(connection, self.files.database)
+                state = State.read(connection, version)
             try:
-                fine = self._view(connection, version, state)
-                fine.check_sizes()
+                if known is None:
+                    known = self._known = self._know(connection, version, state)
+                known.fine.check_sizes()
             except CorruptionError:
                 # Compacted away since the transaction began? Then the next one does not need it.
                 if before == state:
@@ -131,25 +142,15 @@ class OpenCollection:
                 before = state
                 connection.execute("ROLLBACK")
                 continue
-            paths = self._paths
-            if version > 1 and (paths is None or paths.collection_id != state.collection_id):
-                self._paths = paths = CheckedPaths(state.collection_id)
-            return Snapshot(connection, version, state, fine, self._masks, paths if version > 1 else None)
+            return Snapshot(connection, version, state, known.fine, self._masks, known.paths)
 
-    def _version_and_state(self, connection: sqlite3.Connection) -> tuple[int, State]:
-        """The format version and the counters; what is equal to what was read and checked before is not checked again,
-        since each commit, also one that changes the format, has a generation of its own."""
-        known = self._known
-        if known is not None:
-            with contextlib.suppress(sqlite3.OperationalError):  # it has the columns of another version
-                if State.fetch(connection, known[0]) == known[1]:
-                    return known[0], known[2]
-        version = schema_version(connection, self.files.database)
-        found = State.fetch(connection, version)
-        state = State.checked(found, version)
-        if found is not None:
-            self._known = version, found, state
-        return version, state
+    def _know(self, connection: sqlite3.Connection, version: int, state: State) -> Known:
+        fine = self._view(connection, version, state)
+        before = self._known
+        paths = None if before is None or version == 1 else before.paths
+        if version > 1 and (paths is None or paths.collection_id != state.collection_id):
+            paths = CheckedPaths(state.collection_id)
+        return Known(Known.stamp_of(connection, version), version, state, fine, paths)
 
     def _view(self, connection: sqlite3.Connection, version: int, state: State) -> FineView:
         """The vectors of a state; maps and reads no more than has come since the last time."""
@@ -262,7 +263,7 @@ class OpenCollection:
 
     def _forget(self) -> None:
         self._connections.reset()
-        self._segments = self._paths = self._known = None
+        self._segments = self._known = None
         self._masks = MaskCache()
         self._history_is_checked = False
 

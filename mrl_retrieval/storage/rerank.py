@@ -14,9 +14,10 @@ from mrl_retrieval.scoring import rank
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace
 
 from .database import RESTORE
-from .scan import best_of, cosines
+from .scan import best_of
 from .segments import PositionArray
-from .snapshot import Snapshot, decoded
+from .snapshot import Snapshot, all_decoded
+from .stored_cosines import stored_cosines
 
 __all__ = ["Reranker", "candidates", "ranking"]
 
@@ -32,21 +33,20 @@ class Reranker:
         self._kept = [0] * len(self._stages)
         self._seconds = [0.0] * len(self._stages)
 
-    def query(self, q: int, positions: PositionArray, coarse_scores: FloatArray) -> Ranking:
-        """The ranking of query ``q`` from its candidates' positions (n,) and coarse scores (n,)."""
-        vectors = self._snapshot.fine.gather(positions)
-        scores = coarse_scores
+    def query(self, q: int, positions: PositionArray, coarse_scores: FloatArray | None) -> Ranking:
+        """The ranking of query ``q`` from its candidates' positions (n,) and coarse scores (n,), if any."""
+        scores = np.empty(0, dtype=np.float32)
         for i, stage in enumerate(self._stages):
             started = time.perf_counter()
-            scores = cosines(self._request.vectors[q], vectors, stage.dims)
+            scores = stored_cosines(self._snapshot.fine, positions, self._request.vectors[q], stage.dims)
             last = i == len(self._stages) - 1
             # Ties are kept together in the last stage, where ids decide; before it any of them will do.
             chosen = best_of(scores, stage.limit) if last else _first(scores, stage.limit)
             self._scored[i] += len(scores)
             self._kept[i] += min(len(chosen), stage.limit)
             if len(chosen) < len(scores):
-                positions, coarse_scores, scores = positions[chosen], coarse_scores[chosen], scores[chosen]
-                vectors = vectors if last else vectors[chosen]
+                positions, scores = positions[chosen], scores[chosen]
+                coarse_scores = None if coarse_scores is None else coarse_scores[chosen]
             self._seconds[i] += time.perf_counter() - started
         return ranking(self._snapshot, positions, scores, coarse_scores, self._request.k, self._request.filter)
 
@@ -73,14 +73,18 @@ def ranking(
         best = rank(scores, snapshot.ids(positions), k)
         positions, scores = positions[best], scores[best]
         coarse_scores = None if coarse_scores is None else coarse_scores[best]
-    found = snapshot.stored(positions)
-    ids = [row[1] for row in found]
-    order = rank(scores, ids)
-    rows = [Row(ids[i], found[i][2], decoded(found[i][3])) for i in order.tolist()]
-    if len(set(ids)) != len(ids):
+    numbers = positions.tolist()
+    place = dict(zip(numbers, range(len(numbers)), strict=True))
+    opposite = (-scores).tolist()
+    ranked = [(opposite[place[row[0]]], row[1], row) for row in snapshot.stored(numbers)]
+    ranked.sort()
+    metadatas = all_decoded([row[3] for _, _, row in ranked])
+    rows = [Row(id, row[2], metadata) for (_, id, row), metadata in zip(ranked, metadatas, strict=True)]
+    if len({id for _, id, _ in ranked}) != len(ranked):
         raise CorruptionError(f"the database holds an id twice, expected it once: {RESTORE}")
     if filter is not None and not all(matches(filter, row.id, row.metadata) for row in rows):
         raise CorruptionError(f"the filter index names a row that does not match, expected those that do: {RESTORE}")
+    order = np.array([place[row[0]] for _, _, row in ranked], dtype=np.intp)
     return Ranking(rows, scores[order], None if coarse_scores is None else coarse_scores[order])
 
 

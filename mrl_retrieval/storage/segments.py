@@ -55,6 +55,8 @@ class FineView:
     parts: tuple[Part, ...]
     starts: PositionArray
     """Where each part begins."""
+    addresses: PositionArray
+    """Where that is in memory."""
     sums: Sums | None
     """(vectors - first,) checksums; None in a collection of format version 1, which has none."""
 
@@ -80,7 +82,7 @@ class FineView:
         if self.sums is not None:
             wrong = vector_sums(out) != self.sums[numbers - self.first]
             if wrong.any():
-                raise self._wrong(int(numbers[np.flatnonzero(wrong)[0]]))
+                raise self.wrong(int(numbers[np.flatnonzero(wrong)[0]]))
         return out
 
     def read(self, start: int, stop: int) -> FloatArray:
@@ -92,7 +94,7 @@ class FineView:
         pieces = []
         for records, number in self.pieces(start, stop):
             for wrong in self.wrong_in(records, number):
-                raise self._wrong(wrong)
+                raise self.wrong(wrong)
             pieces.append(self.layout.decode(records))
         if len(pieces) == 1:
             return pieces[0]
@@ -135,7 +137,8 @@ class FineView:
             if (size := part.mapped.size()) < least:
                 raise damaged(part.path, f"has {size} bytes", f"at least {least}")
 
-    def _wrong(self, number: int) -> CorruptionError:
+    def wrong(self, number: int) -> CorruptionError:
+        """The error that says that a vector is not as it was written."""
         part = self.parts[int(np.searchsorted(self.starts, number, side="right")) - 1]
         at = HEADER_BYTES + (number - part.span.first) * self.layout.row_bytes
         return damaged(part.path, f"has another vector than was written at byte {at}", "one that fits its checksum")
@@ -186,7 +189,8 @@ class Segments:
                     "backup, or repair it"
                 )
             starts = np.array([part.span.first for part in parts], dtype=np.int64)
-            self._view = view = FineView(self.layout, first, vectors, tuple(parts), starts, sums)
+            addresses = np.array([part.records.ctypes.data for part in parts], dtype=np.int64)
+            self._view = view = FineView(self.layout, first, vectors, tuple(parts), starts, addresses, sums)
             return view
 
     def append(self, last: Span | None, first: int, records: Records) -> list[Span]:

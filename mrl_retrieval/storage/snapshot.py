@@ -17,14 +17,14 @@ from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.filters import Filter
 from mrl_retrieval.manifest import Manifest
 
-from .checks import row_crc, text_crc
+from .checks import are_sound
 from .database import RESTORE
 from .masks import MaskCache, mask_key
 from .query import CHUNK, CheckedPaths, FilterQuery, Mask, in_chunks, writable
 from .segments import FineView, PositionArray
 from .state import State, read_manifest
 
-__all__ = ["Snapshot", "StoredRow", "decoded"]
+__all__ = ["Snapshot", "StoredRow", "all_decoded", "decoded"]
 
 _PLACES = ",".join("?" * CHUNK)
 _BY_ID = f"SELECT id, row FROM row WHERE id IN ({_PLACES})"  # noqa: S608 - only question marks
@@ -35,15 +35,18 @@ _HEAD_1 = "row, id, NULL, metadata, NULL, NULL, NULL"
 _FEW = 50
 _RAW_DECODE = json.JSONDecoder().raw_decode
 
-StoredRow = tuple[int, str, str | None, str]
-"""Number, id, document and metadata (JSON)."""
+StoredRow = tuple[int, str, str | None, str, int | None, int | None, int]
+"""Number, id, document, metadata (JSON); then the checksums of vector and document, and that of all these."""
 
 
 class _Statements:
     """The statements that read rows, for one selection of columns."""
 
     def __init__(self, columns: str) -> None:
-        self.one = f"SELECT {columns} FROM row WHERE row = ?"  # noqa: S608 - fixed names
+        self.few = [
+            f"SELECT {columns} FROM row WHERE row IN ({','.join('?' * count)})"  # noqa: S608 - fixed names
+            for count in range(_FEW + 1)
+        ]
         self.some = f"SELECT {columns} FROM row WHERE row IN ({_PLACES})"  # noqa: S608 - fixed names, question marks
         self.page = f"SELECT {columns} FROM row WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608 - fixed names
 
@@ -125,7 +128,7 @@ class Snapshot:
     def numbers_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The same, each held to its row's checksum."""
         numbers = self.rows_of_ids(ids)
-        stored = self._rows(list(numbers.values()), documents=False)
+        stored = self._by_number(list(numbers.values()), documents=False)
         self._check_ids(numbers, stored)
         return numbers
 
@@ -144,24 +147,23 @@ class Snapshot:
 
     def ids(self, rows: PositionArray) -> list[str]:
         """Ids of existing rows, parallel to their numbers."""
-        found = self._rows(rows.tolist(), documents=False)
-        return [found[row][1] for row in rows.tolist()]
+        numbers = rows.tolist()
+        found = self._by_number(numbers, documents=False)
+        return [found[number][1] for number in numbers]
 
-    def stored(self, rows: PositionArray) -> list[StoredRow]:
-        """Existing rows, parallel to their numbers.
+    def stored(self, numbers: Sequence[int]) -> list[StoredRow]:
+        """Existing rows, in no order.
 
         Raises:
             CorruptionError: one is not there, or not as it was written.
         """
-        numbers = rows.tolist()
-        found = self._rows(numbers, documents=True)
-        return [found[number] for number in numbers]
+        return self._rows(numbers, documents=True)
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         """Rows in the asked order, None where unknown."""
         numbers = self.rows_of_ids(list(dict.fromkeys(ids)))
         unique = np.fromiter(numbers.values(), dtype=np.int64, count=len(numbers))
-        stored = self._rows(unique.tolist(), documents=True)
+        stored = self._by_number(unique.tolist(), documents=True)
         self._check_ids(numbers, stored)
         matrix, at = self._vectors_of(unique) if vectors else (None, {})
         out: list[Row | None] = []
@@ -170,7 +172,7 @@ class Snapshot:
             if row is None:
                 out.append(None)
                 continue
-            _, _, document, metadata = stored[row]
+            document, metadata = stored[row][2:4]
             vector = matrix[at[row]].copy() if matrix is not None and row in at else None
             out.append(Row(asked, document, decoded(metadata), vector))
         return out
@@ -198,7 +200,8 @@ class Snapshot:
             last, read = -self.state.bare - 1, self._whole if documents else self._head
             count = 0
             while page := self._connection.execute(read.page, (last, batch_size)).fetchall():
-                yield [self._checked(found, documents) for found in page]
+                self._check(page, documents)
+                yield page
                 last = page[-1][0]
                 count += len(page)
             if count != self.state.rows:
@@ -206,8 +209,7 @@ class Snapshot:
             return
         rows = self.numbers_at(np.flatnonzero(self.mask(filter)))
         for start in range(0, len(rows), batch_size):
-            found = self._rows(rows[start : start + batch_size].tolist(), documents=documents)
-            yield [found[row] for row in sorted(found)]
+            yield sorted(self._rows(rows[start : start + batch_size].tolist(), documents=documents))
 
     def numbers_at(self, places: npt.NDArray[np.intp]) -> PositionArray:
         """The row numbers at places of a :meth:`mask`."""
@@ -216,40 +218,29 @@ class Snapshot:
         numbers: PositionArray = places - shift
         return numbers
 
-    def _rows(self, numbers: Sequence[int], *, documents: bool) -> dict[int, StoredRow]:
+    def _by_number(self, numbers: Sequence[int], *, documents: bool) -> dict[int, StoredRow]:
+        return {row[0]: row for row in self._rows(numbers, documents=documents)}
+
+    def _rows(self, numbers: Sequence[int], *, documents: bool) -> list[StoredRow]:
         read = self._whole if documents else self._head
         if len(numbers) <= _FEW:
-            cursor = self._connection.cursor()
-            found = {}
-            for number in numbers:
-                one = cursor.execute(read.one, (number,)).fetchone()
-                if one is not None:
-                    found[one[0]] = self._checked(one, documents)
+            found = self._connection.execute(read.few[len(numbers)], numbers).fetchall()
         else:
-            found = {one[0]: self._checked(one, documents) for one in self._chunked(read.some, numbers)}
-        if len(found) != len(numbers) and (missing := sorted(set(numbers) - found.keys())):
+            found = list(self._chunked(read.some, numbers))
+        self._check(found, documents)
+        if len(found) != len(numbers) and (missing := sorted(set(numbers) - {row[0] for row in found})):
             raise CorruptionError(f"the database has no row {missing[0]}, expected one: {RESTORE}")
         return found
 
-    def _checked(self, found: tuple[Any, ...], documents: bool) -> StoredRow:
-        """A row as it was read, once it fits its checksums."""
-        row, id, document, metadata, vector_sum, document_crc, crc = found
-        if self.version > 1:
-            try:
-                sound = row_crc(row, id, metadata, vector_sum, document_crc) == crc and (
-                    not documents or text_crc(document) == document_crc
-                )
-            except (AttributeError, TypeError, UnicodeEncodeError):  # not even text
-                sound = False
-            if sound and row >= 0 and self.fine.sums is not None:
-                sound = self.fine.first <= row < self.fine.vectors
-                sound = sound and int(self.fine.sums[row - self.fine.first]) == vector_sum % 2**64
-            if not sound:
-                raise CorruptionError(
-                    f"row {row} (id {str(id)[:80]!r}) is not as it was written, expected what fits its checksum: "
-                    f"{RESTORE}"
-                )
-        return row, id, document, metadata
+    def _check(self, rows: Sequence[StoredRow], documents: bool) -> None:
+        """Hold rows as they were read to their checksums."""
+        if self.version > 1 and not are_sound(rows, self.fine.sums, self.fine.first, documents=documents):
+            for row in rows:
+                if not are_sound([row], self.fine.sums, self.fine.first, documents=documents):
+                    raise CorruptionError(
+                        f"row {row[0]} (id {str(row[1])[:80]!r}) is not as it was written, expected what fits its "
+                        f"checksum: {RESTORE}"
+                    )
 
     def _check_ids(self, numbers: dict[str, int], stored: dict[int, StoredRow]) -> None:
         for id, number in numbers.items():
@@ -274,6 +265,15 @@ def decoded(metadata: str) -> Metadata:
     value, end = _RAW_DECODE(metadata)
     found: Metadata = value if end == len(metadata) else json.loads(metadata)
     return found
+
+
+def all_decoded(metadatas: Sequence[str]) -> list[Metadata]:
+    """The same of several at once, as one JSON list: two thirds of the time."""
+    try:
+        found: list[Metadata] = _RAW_DECODE(f"[{','.join(metadatas)}]")[0]
+    except ValueError:
+        found = []
+    return found if len(found) == len(metadatas) else [decoded(metadata) for metadata in metadatas]
 
 
 def lineage_1(connection: sqlite3.Connection, collection_id: str, vectors: int) -> str:

@@ -1,17 +1,31 @@
-"""The coarse index of one ``faiss`` backend in one process: it follows the store, and is shared by its searches."""
+"""The coarse index of one ``faiss`` backend in one process: it follows the store, and is shared by its searches.
+
+Where it is time for another structure, one is made in the background, from a snapshot, while searches go on with the
+old one; then it is brought up to date and takes its place.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import logging
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from mrl_retrieval.errors import MRLError
 from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 
-from .index import CoarseIndex, after_fork, rows_in_cache
+from . import cache
+from .calls import after_fork
+from .choosing import Choice, Stopped, Wish, is_due, make
+from .index import CoarseIndex
 
 __all__ = ["FollowingIndex"]
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -22,20 +36,31 @@ _ATTEMPTS = 3
 class FollowingIndex:
     """Brings the index up to date with the commit that each search sees. Thread-safe."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, wish: Wish) -> None:
         self._store = store
+        self._wish = wish
+        self._start_afresh()
+        _all.add(self)
+
+    def _start_afresh(self) -> None:
         self._lock = ReadWriteLock()
         self._coarse: CoarseIndex | None = None
+        self._making: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._choosing = threading.Lock()
+        self._gave_up_at = 0
+        """How many vectors there were when a structure could not be made: it is not tried again before there are
+        twice as many."""
 
     def after_fork(self) -> None:
         """Start afresh in a child process: a thread of the parent may have been changing the index."""
-        self._lock = ReadWriteLock()
-        self._coarse = None
+        self._start_afresh()
         after_fork()
 
     @contextlib.contextmanager
     def forgotten(self) -> Iterator[None]:
         """Nobody searches within the ``with``, and the next search makes the index again."""
+        self.stop()
         with self._lock.write():
             self._coarse = None
             yield
@@ -68,8 +93,85 @@ class FollowingIndex:
             return rest(snapshot, found)
 
     def _follow(self, snapshot: Snapshot) -> CoarseIndex:
-        self._coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files)
-        return self._coarse
+        self._coarse = coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files, self._wish)
+        alive = coarse.everyone.count
+        if self._making is None and alive >= 2 * self._gave_up_at and self._is_due(coarse):
+            self._making = threading.Thread(target=self._make, name="mrl-coarse-index", daemon=True)
+            self._making.start()
+        return coarse
+
+    def _is_due(self, coarse: CoarseIndex) -> bool:
+        return is_due(coarse.chosen, coarse.structure, coarse.everyone.count, self._wish)
+
+    # -- another structure ---------------------------------------------------------------------------------
+
+    def described(self) -> tuple[dict[str, Any], int | None]:
+        """What the index is, in words, and its bytes in memory, about: where it is not made yet, as the cache file has
+        it."""
+        coarse = self._coarse
+        if coarse is None:
+            details, nbytes = cache.described(self._store.files)
+            return details or {"index": "not made yet"}, nbytes
+        details = {**coarse.structure.details()}
+        if coarse.chosen:
+            details["why"] = coarse.chosen.get("why")
+        if self._making is not None:
+            details["making"] = "another index, in the background"
+        return details, coarse.structure.nbytes
+
+    def choose(self, wish: Wish | None = None) -> Choice:
+        """Make the structure that there should be now, and use it; see :func:`~.choosing.make`.
+
+        Raises:
+            InvalidInput: what is asked for cannot be made of what there is, or not within the budget. The index is as
+                it was.
+        """
+        with self._choosing:
+            if wish is not None:
+                self._wish = wish
+            with self._store.snapshot() as snapshot:
+                structure, choice = make(snapshot, self._wish, self._stopping.is_set)
+                made = CoarseIndex.of(structure, choice.as_dict(), snapshot)
+            with self._lock.write(), self._store.snapshot() as snapshot:
+                self._coarse = CoarseIndex.follow(snapshot, made, self._store.files, self._wish)
+            logger.info("%s: the coarse index is %s now: %s", self._store.files.folder, choice.index, choice.why)
+            return choice
+
+    def choose_if_due(self) -> None:
+        """The same, where it is time for it, waiting for one that is being made."""
+        making = self._making
+        if making is not None:
+            making.join()
+        self.on(lambda snapshot, coarse: None, lambda snapshot, _: None)
+        making = self._making
+        if making is not None:
+            making.join()
+
+    def _make(self) -> None:
+        """In the background: make another structure, use it, and keep it. What goes wrong leaves the old one."""
+        try:
+            self.choose()
+            self.save(lambda missing, covered: True, lock_timeout=0)
+        except Stopped:
+            logger.info("%s: a better coarse index was begun, and is made another time", self._store.files.folder)
+        except (MRLError, OSError, MemoryError) as error:
+            coarse = self._coarse
+            self._gave_up_at = 0 if coarse is None else coarse.everyone.count
+            logger.warning(
+                "%s: making a better coarse index failed, the present one goes on: %s", self._store.files.folder, error
+            )
+        finally:
+            self._making = None
+
+    def stop(self) -> None:
+        """Give up what is being made in the background, and wait for its end."""
+        making = self._making
+        if making is not None and making is not threading.current_thread():
+            self._stopping.set()
+            making.join()
+            self._stopping.clear()
+
+    # -- the cache file ------------------------------------------------------------------------------------
 
     def save(self, worth_it: Callable[[int, int], bool], lock_timeout: float | None) -> None:
         """Write the cache file, if ``worth_it`` says so of the vectors that it lacks and those that it covers.
@@ -79,14 +181,24 @@ class FollowingIndex:
         """
 
         def save(snapshot: Snapshot, coarse: CoarseIndex) -> None:
-            coarse.save(snapshot, self._store.files)
+            cache.save(coarse.structure, coarse.first, coarse.chosen, snapshot, self._store.files)
             self._coarse = replace(coarse, cache_is_bad=False)
 
         with self._store.snapshot() as snapshot:
             bad = self._coarse is not None and self._coarse.cache_is_bad
-            covered = 0 if bad else rows_in_cache(self._store.files, snapshot.state.collection_id)
+            covered = 0 if bad else cache.rows_in_cache(self._store.files, snapshot.state.collection_id)
             if not worth_it(snapshot.state.vectors - covered, covered):
                 return
         # The writer lock keeps two processes from mixing an index of one with the sidecar of the other.
         with self._store.writing_files(lock_timeout):
             self.on(save, lambda snapshot, _: None)
+
+
+_all: weakref.WeakSet[FollowingIndex] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """No thread may be within compiled code when the interpreter goes."""
+    for index in list(_all):
+        index.stop()

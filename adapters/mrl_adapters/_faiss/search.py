@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mrl_retrieval.filters import Filter
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.storage import Reranker, Snapshot, Store, candidates, exact_scan, ranking
+from mrl_retrieval.storage.stored_cosines import stored_cosines
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
 
 from .following import FollowingIndex
@@ -26,14 +27,20 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
     """The rankings of a request that has stages; ``filter`` is its own, resolved."""
     started = time.perf_counter()
 
-    def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, float]:
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, bool, float]:
         nearest = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter)
-        return nearest, time.perf_counter() - started
+        return nearest, coarse.structure.exact_scores, time.perf_counter() - started
 
-    def rest(snapshot: Snapshot, found: tuple[_Nearest, float]) -> list[Ranking]:
-        (scores, positions), coarse_seconds = found
+    def rest(snapshot: Snapshot, found: tuple[_Nearest, bool, float]) -> list[Ranking]:
+        (estimates, positions), exact_scores, coarse_seconds = found
+        scores: FloatArray | None = estimates
+        if not exact_scores:
+            # Estimates are nobody's business; who wants to see coarse scores gets true ones.
+            scores = _coarse_cosines(snapshot, request, positions) if request.explain else None
         rerank = Reranker(request, snapshot)
-        answers = [rerank.query(q, positions[q], scores[q]) for q in range(len(request.vectors))]
+        answers = [
+            rerank.query(q, positions[q], None if scores is None else scores[q]) for q in range(len(request.vectors))
+        ]
         if not request.explain:
             return answers
         first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)
@@ -49,7 +56,12 @@ def coarse_candidates(
     """The coarse stage alone, for queries of any length from that of the prefixes up."""
 
     def search(snapshot: Snapshot, coarse: CoarseIndex) -> _Nearest:
-        return _nearest(snapshot, coarse, vectors, limit, filter)
+        scores, positions = _nearest(snapshot, coarse, vectors, limit, filter)
+        if not coarse.structure.exact_scores:
+            pairs = zip(vectors, positions, strict=True)
+            exact = [stored_cosines(snapshot.fine, found, query, len(query)) for query, found in pairs]
+            scores = np.array(exact, dtype=np.float32).reshape(positions.shape)
+        return scores, positions
 
     def rest(snapshot: Snapshot, nearest: _Nearest) -> list[Candidates]:
         return [candidates(snapshot, p, s, limit) for s, p in zip(*nearest, strict=True)]
@@ -84,6 +96,13 @@ def _nearest(
 ) -> _Nearest:
     allowed = None if filter is None else snapshot.vector_mask(filter)
     return coarse.search(prefix(vectors, coarse.dims), limit, allowed)
+
+
+def _coarse_cosines(snapshot: Snapshot, request: SearchRequest, positions: npt.NDArray[np.int64]) -> FloatArray:
+    """True cosines (Q, n) over the prefixes."""
+    pairs = zip(request.vectors, positions, strict=True)
+    found = [stored_cosines(snapshot.fine, near, query, request.stages[0].dims) for query, near in pairs]
+    return np.array(found, dtype=np.float32).reshape(positions.shape)
 
 
 def _positions(snapshot: Snapshot, filter: Filter | None) -> npt.NDArray[np.int64]:

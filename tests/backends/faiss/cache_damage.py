@@ -50,7 +50,7 @@ DAMAGE = {
     "more rows than there are": edit(rows=10_000),
     "fewer rows": edit(rows=200),
     "another history": edit(lineage="00"),
-    "a newer form": edit(version=3),
+    "a newer form": edit(version=4),
     "another index": shorter_index,
     "no index at all": nonsense_index,
 }

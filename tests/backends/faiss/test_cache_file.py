@@ -99,7 +99,7 @@ def test_killed_between_the_index_and_its_sidecar(kb, opened, address, monkeypat
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mrl_adapters._faiss.index.write_atomically", killed)
+    monkeypatch.setattr("mrl_adapters._faiss.cache.write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         kb.flush()
     monkeypatch.undo()

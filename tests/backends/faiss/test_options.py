@@ -35,8 +35,8 @@ def test_options_of_a_wrong_kind(address, name, value):
 
 
 def test_an_option_of_other_backends(address):
-    with pytest.raises(InvalidInput, match=r"got \['index'\]"):
-        open_backend(address, index="hnsw")
+    with pytest.raises(InvalidInput, match=r"got \['coarse_quantization'\]"):
+        open_backend(address, coarse_quantization="int8")
 
 
 def test_a_place_that_is_not_ours(tmp_path):

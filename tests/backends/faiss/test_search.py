@@ -108,6 +108,9 @@ def test_stats(kb):
     kb.upsert(rows(["d0", "d1"]))
     kb.delete(["d2"])
     stats = kb.stats()
+    assert (stats.bytes["coarse"], stats.details["index"]) == (None, "not made yet")
+    kb.refresh()
+    stats = kb.stats()
     assert (stats.rows, stats.vectors) == (9, 8)
     assert stats.bytes["coarse"] == 11 * COARSE * 4 and stats.bytes["fine"] == 64 + 11 * DIM * 2
     assert stats.bytes["rows"] > 4096

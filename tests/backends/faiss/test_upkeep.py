@@ -37,7 +37,7 @@ def test_the_index_follows_a_compaction(kb, opened, address):
                         ids_of(backend.search(exact(queries, 8, condition))),
                     ]
                     assert found == expected
-            assert reader._index._coarse.index.ntotal <= max(keep * 4 // 3 + 1, 0) + 400 * (keep == 300)
+            assert reader._index._coarse.structure.count <= max(keep * 4 // 3 + 1, 0) + 400 * (keep == 300)
             late.close()
         kb.flush()
 
@@ -177,6 +177,6 @@ def test_refresh(kb, opened, address):
     reader.refresh()
     kb.upsert(rows([f"d{i}" for i in range(20)]))
     reader.refresh()
-    assert reader._index._coarse.index.ntotal == 20
+    assert reader._index._coarse.structure.count == 20
     kb.delete(["d3"])
     assert len(ids_of(reader.search(two_stages(vectors_of(1), 50)))[0]) == 19

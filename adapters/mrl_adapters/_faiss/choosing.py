@@ -1,0 +1,281 @@
+"""Which structure the coarse index gets: by what was asked for, by size, by a memory budget, and by measuring."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mrl_retrieval.coarse import CodeLists
+from mrl_retrieval.errors import InvalidInput, MemoryBudgetError
+from mrl_retrieval.kernels import available
+from mrl_retrieval.matryoshka import FloatArray, prefix
+from mrl_retrieval.storage import Snapshot
+from mrl_retrieval.storage.stored_cosines import stored_cosines
+
+from .coded import CodedStructure
+from .flat import FlatStructure
+from .hnsw import HNSWStructure
+from .structure import Allowed, Structure
+
+__all__ = ["INDEXES", "Choice", "Stopped", "Wish", "is_due", "is_usable", "make", "started"]
+
+INDEXES = ("auto", "flat", "ivf", "hnsw")
+
+_EXACT_ROWS = 10_000
+"""Up to so many prefixes are compared in single precision: it costs less than one tenth of a millisecond at 64 dims."""
+_IVF_ROWS = 40_000
+"""From so many on ``auto`` tries lists: below, all codes are scanned in the time that the rest of a search takes."""
+_LEAST_PER_LIST = 39
+_SAMPLE_PER_LIST = 40
+_GROWTH = 4
+_BLOCK = 32768
+_THREADS = min(4, os.cpu_count() or 1)
+
+_QUERIES = 200
+_K = 10
+_LIMIT = 200
+_KEPT = 0.99
+
+
+class Stopped(Exception):
+    """The making of a structure was given up, because the backend is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the options ask for."""
+
+    index: str = "auto"
+    memory_budget: int | None = None
+    """Bytes that the structure may take."""
+
+    @classmethod
+    def checked(cls, index: Any, memory_budget: Any) -> Wish:
+        """A wish from what a caller passed.
+
+        Raises:
+            InvalidInput: there is no such index, or the budget is no positive number of bytes.
+        """
+        if not isinstance(index, str) or index not in INDEXES:
+            raise InvalidInput(f"index={index!r}; expected one of {', '.join(map(repr, INDEXES))}")
+        if memory_budget is None:
+            return cls(index)
+        if isinstance(memory_budget, bool) or not isinstance(memory_budget, int) or memory_budget < 1:
+            raise InvalidInput(f"memory_budget={memory_budget!r}; expected bytes, a whole number from 1 up, or None")
+        return cls(index, memory_budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen; kept beside the cache file."""
+
+    index: str
+    """``"flat"``, ``"ivf"`` or ``"hnsw"``."""
+    asked: str
+    """The wish: ``"auto"`` or one of these."""
+    rows: int
+    """How many vectors there were."""
+    why: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def started(dims: int, rows: int) -> Structure:
+    """A structure that needs no training, to begin with."""
+    return FlatStructure.empty(dims) if rows <= _EXACT_ROWS or not available() else CodedStructure.empty(dims)
+
+
+def is_usable(structure: Structure, wish: Wish) -> bool:
+    """Whether what a cache file holds is worth using here: codes are not, where nothing can read them fast."""
+    return available() or not isinstance(structure, CodedStructure) or wish.index == "ivf"
+
+
+def is_due(chosen: dict[str, Any], structure: Structure, alive: int, wish: Wish) -> bool:
+    """Whether it is time to choose (again): the collection has grown fourfold, or died by half, since it was done, or
+    something else is asked for."""
+    if wish.index == "auto" and not available():
+        return False
+    if chosen.get("asked", "auto") != wish.index:
+        return _possible(wish.index, alive)
+    if structure.count > 2 * max(alive, _EXACT_ROWS):
+        return True
+    if chosen:
+        return alive > _EXACT_ROWS and alive >= _GROWTH * int(chosen.get("rows", 0))
+    if wish.index == "auto":
+        return alive >= (_EXACT_ROWS + 1 if isinstance(structure, FlatStructure) else _IVF_ROWS)
+    return _possible(wish.index, alive)
+
+
+def _possible(index: str, rows: int) -> bool:
+    return rows >= {"ivf": 16 * _LEAST_PER_LIST, "hnsw": 1}.get(index, 0)
+
+
+def make(snapshot: Snapshot, wish: Wish, stop: Callable[[], bool] = lambda: False) -> tuple[Structure, Choice]:
+    """The structure that a collection should have now, with all its prefixes, from ``snapshot.state.first`` on.
+
+    Raises:
+        InvalidInput: an index was asked for that needs more vectors than there are.
+        MemoryBudgetError: nothing that was asked for fits the budget.
+        Stopped: ``stop`` said so.
+    """
+    maker = _Maker(snapshot, wish, stop)
+    if wish.index != "auto":
+        return maker.one(wish.index, f"index={wish.index!r} was asked for")
+    if maker.rows < _IVF_ROWS or not available():
+        why = "too few vectors for lists to pay" if available() else "without numba (extra fast) nothing else is faster"
+        return maker.one("flat", f"{why} ({maker.rows})")
+    return maker.measured()
+
+
+class _Maker:
+    """Makes structures for one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, wish: Wish, stop: Callable[[], bool]) -> None:
+        self._snapshot = snapshot
+        self._wish = wish
+        self._stop = stop
+        state = snapshot.state
+        self._first, self._end, self._dims = state.first, state.vectors, state.coarse_dims
+        self._live = snapshot.vector_mask(None)
+        self.rows = int(np.count_nonzero(self._live))
+
+    def one(self, index: str, why: str) -> tuple[Structure, Choice]:
+        """The structure of that name."""
+        self._check_budget(index)
+        structure = self._empty(index)
+        self._fill(structure)
+        return structure, self._choice(index, why)
+
+    def measured(self) -> tuple[Structure, Choice]:
+        """Lists, if on the data itself they are faster than a scan of all codes and keep the neighbours."""
+        if not self._fits("ivf"):
+            return self.one("flat", "lists do not fit the memory budget")
+        structure = self._empty("ivf")
+        assert isinstance(structure, CodedStructure)
+        self._fill(structure)
+        probes, kept, share_of_time = self._probes(structure)
+        found = f"on {_QUERIES} of its vectors {kept:.3f} of what a scan finds, in {share_of_time:.2f} of its time"
+        if share_of_time > 0.8:
+            return self.one("flat", f"{probes} of {structure.codes.lists} lists find {found}")
+        structure.probes = probes
+        return structure, self._choice("ivf", f"{probes} of {structure.codes.lists} lists find {found}")
+
+    def _choice(self, index: str, why: str) -> Choice:
+        return Choice(index, self._wish.index, self.rows, why)
+
+    # -- memory --------------------------------------------------------------------------------------------
+
+    def _check_budget(self, index: str) -> None:
+        if not self._fits(index):
+            need, budget = self._bytes(index), self._wish.memory_budget
+            raise MemoryBudgetError(
+                f"an index of kind {index!r} over {self.rows} vectors of {self._dims} dims takes about {need} bytes, "
+                f"memory_budget is {budget}: raise it, or use fewer coarse_dims"
+            )
+
+    def _fits(self, index: str) -> bool:
+        return self._wish.memory_budget is None or self._bytes(index) <= self._wish.memory_budget
+
+    def _bytes(self, index: str) -> int:
+        """About how many bytes a structure takes, deleted vectors included."""
+        rows, dims = self._end - self._first, self._dims
+        if index == "hnsw":
+            return HNSWStructure.bytes_for(rows, dims)
+        if index == "flat" and (rows <= _EXACT_ROWS or not available()):
+            return rows * dims * 4
+        lists = self._lists() if index == "ivf" else 0
+        return CodeLists.bytes_for(rows, dims, lists)
+
+    # -- making --------------------------------------------------------------------------------------------
+
+    def _empty(self, index: str) -> Structure:
+        if index == "flat":
+            return started(self._dims, self.rows)
+        if index == "hnsw":
+            return HNSWStructure.empty(self._sample(min(self.rows, 100_000)))
+        least = 16 * _LEAST_PER_LIST
+        if self.rows < least:
+            raise InvalidInput(
+                f"index='ivf' needs at least {least} vectors to make its lists, the collection has {self.rows}; use "
+                "index='auto' or 'flat'"
+            )
+        lists = self._lists()
+        sample = self._sample(_SAMPLE_PER_LIST * lists)
+        self._check_stop()
+        made = CodeLists.trained(sample, lists, threads=_THREADS, stop=self._stop)
+        return CodedStructure(made, probes=max(1, lists // 16))
+
+    def _lists(self) -> int:
+        wanted = 1 << round(math.log2(4 * math.sqrt(max(self.rows, 1))))
+        return max(1, min(wanted, self.rows // _LEAST_PER_LIST))
+
+    def _sample(self, n: int) -> FloatArray:
+        """Prefixes of at most ``n`` vectors, drawn with a fixed seed, in the order in which they are stored."""
+        return prefix(self._drawn(n, seed=1), self._dims)
+
+    def _drawn(self, n: int, seed: int) -> FloatArray:
+        return self._snapshot.fine.gather(self._positions(n, seed))
+
+    def _positions(self, n: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        places = np.flatnonzero(self._live)
+        if n < len(places):
+            places = np.sort(np.random.default_rng(seed).choice(places, n, replace=False))
+        return places + self._first
+
+    def _fill(self, structure: Structure) -> None:
+        for start in range(self._first, self._end, _BLOCK):
+            self._check_stop()
+            vectors = self._snapshot.fine.read(start, min(start + _BLOCK, self._end))
+            structure.add(prefix(vectors, self._dims))
+        if isinstance(structure, CodedStructure):
+            structure.codes.settle()
+
+    def _check_stop(self) -> None:
+        if self._stop():
+            raise Stopped
+
+    # -- measuring -----------------------------------------------------------------------------------------
+
+    def _probes(self, structure: CodedStructure) -> tuple[int, float, float]:
+        """The fewest lists that keep 99 % of the neighbours of sampled vectors that a scan of all codes finds; what
+        share they keep, and their time as a share of a scan's."""
+        positions = self._positions(_QUERIES, seed=2)
+        vectors = self._snapshot.fine.gather(positions)
+        queries = prefix(vectors, self._dims)
+        everyone = Allowed(np.ones(structure.count, dtype=np.bool_) if self.rows == structure.count else self._live)
+        lists = structure.codes.lists
+        fine, fine_dims = self._snapshot.fine, self._snapshot.fine.layout.dims
+        limit = min(_LIMIT, everyone.count)
+
+        def timed(probes: int) -> tuple[list[Any], float]:
+            structure.probes = probes
+            found, seconds = [], []
+            for query in queries:
+                self._check_stop()
+                begun = time.perf_counter()
+                found.append(structure.search(query[None], limit, everyone)[1][0] + self._first)
+                seconds.append(time.perf_counter() - begun)
+            return found, float(np.median(seconds))
+
+        scanned, scan_seconds = timed(lists)
+        near = []
+        for position, vector, found in zip(positions, vectors, scanned, strict=True):
+            scores = stored_cosines(fine, found, vector, fine_dims)
+            best = found[np.argsort(-scores)]
+            near.append(set(best[best != position][:_K].tolist()))
+        probes = 1
+        while True:
+            found, seconds = timed(probes)
+            pairs = zip(near, found, strict=True)
+            kept = float(np.mean([len(mine & set(got.tolist())) / max(len(mine), 1) for mine, got in pairs]))
+            if kept >= _KEPT or probes >= lists:
+                return probes, kept, seconds / scan_seconds
+            probes = min(lists, max(probes + 1, round(probes * 1.4)))

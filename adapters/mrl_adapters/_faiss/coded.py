@@ -1,0 +1,77 @@
+"""4-bit codes of prefixes, scanned whole (``flat``) or in the lists nearest to the query (``ivf``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl_retrieval.coarse import CodeLists
+from mrl_retrieval.coarse.container import read_arrays, write_arrays
+from mrl_retrieval.matryoshka import FloatArray
+
+from .structure import Allowed, Found, Structure
+
+__all__ = ["CodedStructure"]
+
+_THREADS = min(4, os.cpu_count() or 1)
+
+
+class CodedStructure(Structure):
+    """Over :class:`~mrl_retrieval.coarse.CodeLists`; ``probes`` of its lists are searched."""
+
+    kind: ClassVar[str] = "coded"
+
+    def __init__(self, lists: CodeLists, probes: int = 1) -> None:
+        self.codes = lists
+        self.probes = probes
+
+    @classmethod
+    def empty(cls, dims: int, centroids: FloatArray | None = None, probes: int = 1) -> CodedStructure:
+        """Without any prefix, around centroids (n, dims) or, without them, in one list."""
+        return cls(CodeLists(dims, centroids), probes)
+
+    @property
+    def dims(self) -> int:
+        return self.codes.dims
+
+    @property
+    def count(self) -> int:
+        return self.codes.count
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes
+
+    def add(self, prefixes: FloatArray) -> None:
+        self.codes.add(prefixes, threads=_THREADS)
+
+    def drop_front(self, n: int) -> None:
+        self.codes.drop_front(n)
+
+    def search(self, queries: FloatArray, limit: int, allowed: Allowed) -> Found:
+        return self.codes.search(queries, limit, self.probes, allowed.mask, allowed.count)
+
+    def write(self, path: Path) -> None:
+        probes = np.array([self.probes], np.int64)
+        write_arrays(path, {"probes": probes, **dict(self.codes.arrays())})
+
+    @classmethod
+    def read(cls, content: npt.NDArray[np.uint8]) -> CodedStructure:
+        arrays = read_arrays(content)
+        if not {"probes", "rotation", "codes", "slots"} <= arrays.keys():
+            raise ValueError(f"it holds {sorted(arrays)}")
+        probes = int(arrays.pop("probes")[0])
+        return cls(CodeLists.of_arrays(arrays), probes)
+
+    def differing(self, start: int, prefixes: FloatArray) -> bool:
+        return self.codes.differing(start, prefixes)
+
+    def details(self) -> Mapping[str, Any]:
+        if self.codes.lists == 1:
+            return {"index": "flat, 4-bit codes"}
+        return {"index": "ivf, 4-bit codes", "lists": self.codes.lists, "probes": self.probes}

@@ -1,0 +1,101 @@
+"""What every structure of the coarse index is to the rest of the backend: prefixes in consecutive places, searched."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl_retrieval.matryoshka import FloatArray
+
+__all__ = ["Allowed", "Found", "Mask", "Structure"]
+
+Mask = npt.NDArray[np.bool_]
+Found = tuple[FloatArray, npt.NDArray[np.int64]]
+"""Scores and places (Q, n)."""
+
+
+class Allowed:
+    """Which places take part in a search."""
+
+    def __init__(self, mask: Mask, count: int | None = None) -> None:
+        self.mask = mask
+        self.count = int(np.count_nonzero(mask)) if count is None else count
+
+    @cached_property
+    def bits(self) -> npt.NDArray[np.uint8]:
+        """The same as FAISS's bitmaps are."""
+        return np.packbits(self.mask, bitorder="little")
+
+    @cached_property
+    def places(self) -> npt.NDArray[np.int64]:
+        """The same as numbers, ascending."""
+        return np.flatnonzero(self.mask)
+
+
+class Structure(ABC):
+    """Prefixes in places from 0 up. Only what searches may be called while somebody else does."""
+
+    kind: ClassVar[str]
+    """What the cache file calls it."""
+    exact_scores: ClassVar[bool] = False
+    """Whether scores are the cosines of the prefixes, and not estimates."""
+
+    @property
+    @abstractmethod
+    def dims(self) -> int:
+        """Length of the prefixes."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many prefixes it holds."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes in memory, about."""
+
+    @abstractmethod
+    def add(self, prefixes: FloatArray) -> None:
+        """Give unit prefixes (n, dims) the next places."""
+
+    @abstractmethod
+    def drop_front(self, n: int) -> None:
+        """Forget the first ``n``; the others move up."""
+
+    @abstractmethod
+    def search(self, queries: FloatArray, limit: int, allowed: Allowed) -> Found:
+        """Scores and places of the best ``limit`` allowed prefixes of each query (Q, dims), in any order.
+
+        ``limit`` is from 1 to ``allowed.count``, and that many come back.
+        """
+
+    @abstractmethod
+    def write(self, path: Path) -> None:
+        """Write it to a new file."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, content: npt.NDArray[np.uint8]) -> Structure:
+        """What was written.
+
+        Args:
+            content: the bytes of the file, mapped privately: they may be changed in memory.
+
+        Raises:
+            ValueError: it was not this.
+        """
+
+    def differing(self, start: int, prefixes: FloatArray) -> bool:
+        """Whether the places from ``start`` on hold something else than :meth:`add` makes of these prefixes."""
+        raise NotImplementedError
+
+    def details(self) -> Mapping[str, Any]:
+        """What is worth showing of it."""
+        return {}

@@ -1,0 +1,356 @@
+"""The compiled loops of the coarse index: assigning, encoding and searching blocks of 4-bit codes.
+
+Each equals its namesake in ``reference.py`` bit for bit, and releases the interpreter's lock. The layout that they work
+on is described in ``lists.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl_retrieval.kernels.compiling import compiled
+from mrl_retrieval.kernels.simd import LANES, prefetch, scan4, sums8
+from mrl_retrieval.matryoshka import FloatArray
+
+__all__ = ["assign", "encode", "put", "rotate", "search", "search_slots"]
+
+IntArray = npt.NDArray[Any]
+
+_HALF = np.float32(7.5)
+_TOP = np.float32(15.0)
+_NOTHING = np.float32(-np.inf)
+_RANGES = 8
+
+
+@compiled
+def _rotate(vector: FloatArray, rotation: FloatArray, out: FloatArray) -> None:
+    """``vector @ rotation``, one row of the rotation after the other, each in single precision."""
+    out[:] = np.float32(0)
+    for i in range(len(vector)):
+        for j in range(len(out)):
+            out[j] += vector[i] * rotation[i, j]
+
+
+@compiled
+def rotate(vectors: FloatArray, rotation: FloatArray, out: FloatArray) -> None:
+    """``vectors @ rotation``, (n, d) to (n, width), each row the same whatever the others are."""
+    for i in range(len(vectors)):
+        _rotate(vectors[i], rotation, out[i])
+
+
+@compiled
+def _to_bytes(vector: FloatArray, out: IntArray) -> tuple[np.float32, np.int64]:
+    """The vector as signed bytes; returns their unit, and their sum."""
+    largest = np.float32(0)
+    for j in range(len(vector)):
+        largest = max(largest, abs(vector[j]))
+    unit = largest / np.float32(127)
+    total = np.int64(0)
+    for j in range(len(vector)):
+        value = np.rint(vector[j] / unit) if unit > 0 else np.float32(0)
+        out[j] = np.int8(value)
+        total += np.int64(value)
+    return unit, total
+
+
+@compiled
+def _centroid_scores(
+    query: IntArray,
+    unit: np.float32,
+    total: np.int64,
+    centroid_codes: IntArray,
+    centroid_scales: FloatArray,
+    sums: IntArray,
+    out: FloatArray,
+) -> None:
+    """Scores of all centroids (8-bit codes, blocks of 16) for a query in bytes."""
+    groups = centroid_codes.shape[1]
+    offset = np.int32(128 * total)
+    for block in range(centroid_codes.shape[0]):
+        sums8(centroid_codes[block].ctypes.data, groups, query.ctypes.data, sums.ctypes.data)
+        for lane in range(LANES):
+            i = block * LANES + lane
+            out[i] = np.float32(sums[lane] - offset) * unit * centroid_scales[i]
+
+
+@compiled
+def assign(
+    vectors: FloatArray,
+    centroid_codes: IntArray,
+    centroid_scales: FloatArray,
+    half_squares: FloatArray,
+    out: IntArray,
+) -> None:
+    """The nearest centroid of each of the rotated ``vectors`` (n, d): to ``out`` (n,)."""
+    query = np.empty(vectors.shape[1], np.int8)
+    sums = np.empty(LANES, np.int32)
+    scores = np.empty(len(centroid_scales), np.float32)
+    for i in range(len(vectors)):
+        unit, total = _to_bytes(vectors[i], query)
+        _centroid_scores(query, unit, total, centroid_codes, centroid_scales, sums, scores)
+        best, where = _NOTHING, 0
+        for j in range(len(half_squares)):
+            score = scores[j] - half_squares[j]
+            if score > best:
+                best, where = score, j
+        out[i] = where
+
+
+@compiled
+def encode(residuals: FloatArray, codes: IntArray, scales: FloatArray) -> None:
+    """4-bit codes (n, d) and scales (n,) of residuals (n, d); see ``codes.py``."""
+    n, d = residuals.shape
+    for i in range(n):
+        row = residuals[i]
+        largest = np.float32(0)
+        square = np.float32(0)
+        for j in range(d):
+            largest = max(largest, abs(row[j]))
+        if largest == 0:
+            codes[i, :] = 8
+            scales[i] = 0
+            continue
+        best, best_range = np.float32(-1), np.float32(1)
+        for step in range(_RANGES):
+            part = np.float32(1.0) - np.float32(0.07) * np.float32(step)
+            inverse = _HALF / (largest * part)
+            dot, norm = _fit(row, inverse)
+            cosine = dot / np.sqrt(norm)
+            if cosine > best:
+                best, best_range = cosine, part
+        inverse = _HALF / (largest * best_range)
+        dot, _ = _fit(row, inverse)
+        for j in range(d):
+            codes[i, j] = np.uint8(_level(row[j], inverse))
+            square += row[j] * row[j]
+        scales[i] = square / dot
+
+
+@compiled
+def _level(value: np.float32, inverse: np.float32) -> np.float32:
+    return min(max(np.floor(value * inverse + np.float32(8.0)), np.float32(0)), _TOP)
+
+
+@compiled
+def _fit(row: FloatArray, inverse: np.float32) -> tuple[np.float32, np.float32]:
+    dot, norm = np.float32(0), np.float32(0)
+    for j in range(len(row)):
+        level = _level(row[j], inverse) - _HALF
+        dot += level * row[j]
+        norm += level * level
+    return dot, norm
+
+
+@compiled
+def put(codes: IntArray, slots: IntArray, pool: IntArray) -> None:
+    """Write codes (n, d) into their slots of the pool (blocks, d / 8, 64)."""
+    for i in range(len(slots)):
+        block, lane = slots[i] >> 4, slots[i] & 15
+        for group in range(pool.shape[1]):
+            for byte in range(4):
+                low, high = codes[i, 8 * group + byte], codes[i, 8 * group + 4 + byte]
+                pool[block, group, 4 * lane + byte] = low | (high << 4)
+
+
+@compiled
+def _lowest(bits: int) -> int:
+    """The position of the lowest of 16 bits, one of which is set."""
+    at = 0
+    low = bits & -bits
+    if low & 0xFF00:
+        at += 8
+    if low & 0xF0F0:
+        at += 4
+    if low & 0xCCCC:
+        at += 2
+    if low & 0xAAAA:
+        at += 1
+    return at
+
+
+@compiled
+def _select(scores: FloatArray, places: IntArray, n: int, k: int) -> None:
+    """Bring the best ``k`` of the first ``n`` to the front (Hoare's quickselect)."""
+    low, high = 0, n - 1
+    while low < high:
+        pivot = scores[(low + high) >> 1]
+        i, j = low, high
+        while i <= j:
+            while scores[i] > pivot:
+                i += 1
+            while scores[j] < pivot:
+                j -= 1
+            if i <= j:
+                scores[i], scores[j] = scores[j], scores[i]
+                places[i], places[j] = places[j], places[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@compiled
+def _keep(scores: FloatArray, places: IntArray, n: int, limit: int) -> tuple[int, np.float32]:
+    """Reduce ``n`` candidates to the best ``limit``; returns how many there are, and the least of their scores."""
+    if n > limit:
+        _select(scores, places, n, limit)
+        n = limit
+    least = scores[0]
+    for i in range(n):
+        least = min(least, scores[i])
+    return n, least
+
+
+@compiled
+def search(
+    queries: FloatArray,
+    rotation: FloatArray,
+    centroid_codes: IntArray,
+    centroid_scales: FloatArray,
+    first: IntArray,
+    following: IntArray,
+    codes: IntArray,
+    scales: npt.NDArray[Any],
+    places: IntArray,
+    allowed: npt.NDArray[np.bool_],
+    probes: int,
+    limit: int,
+    out_scores: FloatArray,
+    out_places: IntArray,
+    out_counts: IntArray,
+) -> None:
+    """The best ``limit`` of the allowed documents in the ``probes`` lists nearest to each of ``queries`` (Q, d).
+
+    Written to the rows of ``out_scores`` and ``out_places`` (Q, limit), in no order; their number to ``out_counts``.
+    """
+    lists, groups, width = len(first), codes.shape[1], rotation.shape[1]
+    rotated = np.empty(width, np.float32)
+    query = np.empty(width, np.int8)
+    sums = np.empty(LANES, np.int32)
+    list_scores = np.zeros(max(len(centroid_scales), 1), np.float32)
+    chosen_scores, chosen = np.empty(lists, np.float32), np.empty(lists, np.int64)
+    block_scores = np.empty(LANES, np.float32)
+    room = 2 * limit + 8 * LANES
+    kept_scores, kept = np.empty(room, np.float32), np.empty(room, np.int64)
+    code_address, scale_address = codes.ctypes.data, scales.ctypes.data
+    query_address, score_address = query.ctypes.data, block_scores.ctypes.data
+    for q in range(len(queries)):
+        _rotate(queries[q], rotation, rotated)
+        unit, total = _to_bytes(rotated, query)
+        shift = -(_HALF * np.float32(total) * unit)
+        if lists > 1:
+            _centroid_scores(query, unit, total, centroid_codes, centroid_scales, sums, list_scores)
+        for i in range(lists):
+            chosen[i] = i
+            chosen_scores[i] = list_scores[i]
+        probed = min(probes, lists)
+        if probed < lists:
+            _select(chosen_scores, chosen, lists, probed)
+        order = np.argsort(-chosen_scores[:probed])
+        n, threshold = 0, _NOTHING
+        for rank in range(probed):
+            here = chosen[order[rank]]
+            base = chosen_scores[order[rank]]
+            block = first[here]
+            while block >= 0:
+                after = following[block]
+                above = scan4(
+                    code_address + block * groups * 64,
+                    groups,
+                    query_address,
+                    scale_address + block * 2 * LANES,
+                    unit,
+                    shift,
+                    base,
+                    threshold,
+                    score_address,
+                )
+                while above:
+                    lane = _lowest(above)
+                    above &= above - 1
+                    place = places[block, lane]
+                    if place >= 0 and allowed[place]:
+                        kept_scores[n] = block_scores[lane]
+                        kept[n] = place
+                        n += 1
+                if n > room - LANES:
+                    n, threshold = _keep(kept_scores, kept, n, limit)
+                block = after
+        n, _ = _keep(kept_scores, kept, n, limit)
+        out_counts[q] = n
+        for i in range(n):
+            out_scores[q, i] = kept_scores[i]
+            out_places[q, i] = kept[i]
+
+
+@compiled
+def search_slots(
+    queries: FloatArray,
+    rotation: FloatArray,
+    centroid_codes: IntArray,
+    centroid_scales: FloatArray,
+    owner: IntArray,
+    codes: IntArray,
+    scales: npt.NDArray[Any],
+    places: IntArray,
+    slots: IntArray,
+    limit: int,
+    out_scores: FloatArray,
+    out_places: IntArray,
+    out_counts: IntArray,
+) -> None:
+    """The same for the documents in ``slots`` (ascending), whichever lists they are in."""
+    groups, width = codes.shape[1], rotation.shape[1]
+    rotated = np.empty(width, np.float32)
+    query = np.empty(width, np.int8)
+    sums = np.empty(LANES, np.int32)
+    list_scores = np.zeros(max(len(centroid_scales), 1), np.float32)
+    block_scores = np.empty(LANES, np.float32)
+    room = 2 * limit + 8 * LANES
+    kept_scores, kept = np.empty(room, np.float32), np.empty(room, np.int64)
+    block_bytes = groups * 64
+    for q in range(len(queries)):
+        _rotate(queries[q], rotation, rotated)
+        unit, total = _to_bytes(rotated, query)
+        shift = -(_HALF * np.float32(total) * unit)
+        if len(centroid_scales):
+            _centroid_scores(query, unit, total, centroid_codes, centroid_scales, sums, list_scores)
+        n, threshold, last = 0, _NOTHING, -1
+        for i in range(len(slots)):
+            block = slots[i] >> 4
+            if block != last:
+                if i + 4 < len(slots):
+                    ahead = codes.ctypes.data + (slots[i + 4] >> 4) * block_bytes
+                    for line in range(groups):
+                        prefetch(ahead + 64 * line)
+                scan4(
+                    codes.ctypes.data + block * block_bytes,
+                    groups,
+                    query.ctypes.data,
+                    scales.ctypes.data + block * 2 * LANES,
+                    unit,
+                    shift,
+                    list_scores[owner[block]],
+                    threshold,
+                    block_scores.ctypes.data,
+                )
+                last = block
+            lane = slots[i] & 15
+            if block_scores[lane] > threshold:
+                kept_scores[n] = block_scores[lane]
+                kept[n] = places[block, lane]
+                n += 1
+                if n == room:
+                    n, threshold = _keep(kept_scores, kept, n, limit)
+        n, _ = _keep(kept_scores, kept, n, limit)
+        out_counts[q] = n
+        for i in range(n):
+            out_scores[q, i] = kept_scores[i]
+            out_places[q, i] = kept[i]
