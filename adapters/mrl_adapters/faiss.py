@@ -46,6 +46,8 @@ __all__ = ["FaissBackend"]
 
 logger = logging.getLogger(__name__)
 
+_INDEX_OPTIONS = ("index", "memory_budget", "probes")
+
 # Closing saves the index only where that spares the next opening noticeable work.
 _WORTH_ROWS = 1000
 _WORTH_SHARE = 20
@@ -66,7 +68,7 @@ class FaissBackend(Backend):
         vector_dtype="float16",
     )
     options: ClassVar[frozenset[str]] = frozenset(
-        {"compact_at", "fine_dtype", "index", "lock_timeout", "memory_budget"}
+        {"compact_at", "fine_dtype", "index", "lock_timeout", "memory_budget", "probes"}
     )
 
     def __init__(self, address: Address, store: Store, wish: Wish | None = None) -> None:
@@ -86,8 +88,9 @@ class FaissBackend(Backend):
             options: ``fine_dtype``: ``"float16"`` (default for a new collection), ``"float32"`` or ``"int8"``, how
                 full vectors are stored; ``lock_timeout``: seconds a write waits for another writer, default 30;
                 ``compact_at``: the share of dead vectors beyond which writes clean up, default 0.5; 1: never;
-                ``index``: the structure of the coarse index, ``"auto"`` (default), ``"flat"``, ``"ivf"`` or
-                ``"hnsw"``; ``memory_budget``: bytes that it may take.
+                ``index``: the structure of the coarse index, ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"`` (default:
+                as it was, at first ``"auto"``); ``memory_budget``: bytes that it may take; ``probes``: how many of its lists a search looks
+                into, where it has lists (default: as many as was measured to be enough).
 
         Raises:
             AddressError: it names no folder.
@@ -97,7 +100,7 @@ class FaissBackend(Backend):
         if unknown := sorted(options.keys() - cls.options):
             raise InvalidInput(f"the faiss backend takes the options {sorted(cls.options)}, got {unknown}")
         cls._check_address(address)
-        wish = Wish.checked(options.pop("index", "auto"), options.pop("memory_budget", None))
+        wish = Wish.checked(*(options.pop(name, None) for name in _INDEX_OPTIONS))
         return cls(address, Store(address.folder, address.collection, **options), wish)
 
     @staticmethod
@@ -218,12 +221,12 @@ class FaissBackend(Backend):
         self._index.choose_if_due()
         self._index.save(worth_it=lambda missing, covered: missing > 0, lock_timeout=None)
 
-    def optimize(self, *, index: str = "auto", memory_budget: int | None = None) -> Choice:
+    def optimize(self, *, index: str | None = None, memory_budget: int | None = None) -> Choice:
         """Choose the structure of the index now, whether it is due or not, and write it to its cache file.
 
         Args:
-            index: ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"``.
-            memory_budget: bytes that it may take.
+            index: ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"``; None: what was asked for before.
+            memory_budget: bytes that it may take; None: likewise.
 
         Raises:
             InvalidInput: it cannot be made of so few vectors, or not within the budget (MemoryBudgetError). The index

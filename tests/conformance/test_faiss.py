@@ -16,6 +16,29 @@ class TestFaiss(BackendConformance):
         return f"faiss:{tmp_path}/kb"
 
 
+class TestFaissCodes(TestFaiss):
+    """With 4-bit codes, which small collections do not get by themselves."""
+
+    @pytest.fixture(autouse=True)
+    def codes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mrl_adapters._faiss.choosing._EXACT_ROWS", 0)
+
+
+class TestFaissLists(TestFaissCodes):
+    """With lists, which are made in the background while the tests go on."""
+
+    options: ClassVar[dict[str, str]] = {"index": "ivf"}
+
+    @pytest.fixture(autouse=True)
+    def lists(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mrl_adapters._faiss.choosing._LEAST_PER_LIST", 1)
+        monkeypatch.setattr("mrl_adapters._faiss.choosing._GROWTH", 1)
+
+
+class TestFaissGraph(TestFaiss):
+    options: ClassVar[dict[str, str]] = {"index": "hnsw"}
+
+
 class TestFaissFloat32(TestFaiss):
     options: ClassVar[dict[str, str]] = {"fine_dtype": "float32"}
 

@@ -23,6 +23,7 @@ from mrl_retrieval.storage.state import State
 
 from .coded import CodedStructure
 from .flat import FlatStructure
+from .gpu import GPUStructure
 from .hnsw import HNSWStructure
 from .structure import Structure
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _FORMAT = "mrl-coarse"
 _VERSION = 3
 _STRUCTURES: dict[str, type[Structure]] = {
-    structure.kind: structure for structure in (FlatStructure, CodedStructure, HNSWStructure)
+    structure.kind: structure for structure in (FlatStructure, CodedStructure, HNSWStructure, GPUStructure)
 }
 _BLOCK = 8192
 

@@ -18,19 +18,23 @@ from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.storage import Snapshot
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 
+from . import devices
 from .coded import CodedStructure
 from .flat import FlatStructure
+from .gpu import GPUStructure
 from .hnsw import HNSWStructure
 from .structure import Allowed, Structure
 
 __all__ = ["INDEXES", "Choice", "Stopped", "Wish", "is_due", "is_usable", "make", "started"]
 
-INDEXES = ("auto", "flat", "ivf", "hnsw")
+INDEXES = ("auto", "flat", "ivf", "hnsw", "gpu")
 
 _EXACT_ROWS = 10_000
 """Up to so many prefixes are compared in single precision: it costs less than one tenth of a millisecond at 64 dims."""
 _IVF_ROWS = 40_000
 """From so many on ``auto`` tries lists: below, all codes are scanned in the time that the rest of a search takes."""
+_GPU_ROWS = 10_000
+"""From so many on ``auto`` takes a GPU, where there is one."""
 _LEAST_PER_LIST = 39
 _SAMPLE_PER_LIST = 40
 _GROWTH = 4
@@ -41,6 +45,8 @@ _QUERIES = 200
 _K = 10
 _LIMIT = 200
 _KEPT = 0.99
+_WORTH = 0.8
+"""Lists are taken if they take no more than this part of the time of a scan."""
 
 
 class Stopped(Exception):
@@ -51,24 +57,33 @@ class Stopped(Exception):
 class Wish:
     """What the options ask for."""
 
-    index: str = "auto"
+    index: str | None = None
+    """One of :data:`INDEXES`; None: what was asked for when the structure in use was chosen, at first ``"auto"``."""
     memory_budget: int | None = None
-    """Bytes that the structure may take."""
+    """Bytes that the structure may take; None: likewise, at first any number."""
+    probes: int | None = None
+    """How many lists a search looks into; None: as many as was measured to be enough."""
 
     @classmethod
-    def checked(cls, index: Any, memory_budget: Any) -> Wish:
+    def checked(cls, index: Any, memory_budget: Any, probes: Any = None) -> Wish:
         """A wish from what a caller passed.
 
         Raises:
-            InvalidInput: there is no such index, or the budget is no positive number of bytes.
+            InvalidInput: there is no such index, or one of the numbers is none from 1 up.
         """
-        if not isinstance(index, str) or index not in INDEXES:
+        if index is not None and not (isinstance(index, str) and index in INDEXES):
             raise InvalidInput(f"index={index!r}; expected one of {', '.join(map(repr, INDEXES))}")
-        if memory_budget is None:
-            return cls(index)
-        if isinstance(memory_budget, bool) or not isinstance(memory_budget, int) or memory_budget < 1:
-            raise InvalidInput(f"memory_budget={memory_budget!r}; expected bytes, a whole number from 1 up, or None")
-        return cls(index, memory_budget)
+        if index == "gpu":
+            devices.required()
+        for name, value in (("memory_budget", memory_budget), ("probes", probes)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InvalidInput(f"{name}={value!r}; expected a whole number from 1 up, or None")
+        return cls(index, memory_budget, probes)
+
+    def after(self, chosen: dict[str, Any]) -> Wish:
+        """The same, with what is not given taken from an earlier choice."""
+        index, budget = self.index or chosen.get("asked", "auto"), self.memory_budget or chosen.get("memory_budget")
+        return Wish(index, budget, self.probes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +91,11 @@ class Choice:
     """What was chosen; kept beside the cache file."""
 
     index: str
-    """``"flat"``, ``"ivf"`` or ``"hnsw"``."""
+    """``"flat"``, ``"ivf"``, ``"hnsw"`` or ``"gpu"``."""
     asked: str
     """The wish: ``"auto"`` or one of these."""
+    memory_budget: int | None
+    """The bytes that it was allowed to take."""
     rows: int
     """How many vectors there were."""
     why: str
@@ -94,24 +111,32 @@ def started(dims: int, rows: int) -> Structure:
 
 
 def is_usable(structure: Structure, wish: Wish) -> bool:
-    """Whether what a cache file holds is worth using here: codes are not, where nothing can read them fast."""
+    """Whether what a cache file holds is worth using here: codes are not, where nothing can read them fast, and what is
+    for a GPU is not, where it has no room on one."""
+    if isinstance(structure, GPUStructure):
+        return structure.device is not None
     return available() or not isinstance(structure, CodedStructure) or wish.index == "ivf"
 
 
 def is_due(chosen: dict[str, Any], structure: Structure, alive: int, wish: Wish) -> bool:
-    """Whether it is time to choose (again): the collection has grown fourfold, or died by half, since it was done, or
-    something else is asked for."""
-    if wish.index == "auto" and not available():
+    """Whether it is time to choose (again): the collection has grown fourfold since it was done, or something else is
+    asked for."""
+    index = wish.index or chosen.get("asked", "auto")
+    if index == "auto" and not (available() or _has_gpu_for(alive)):
         return False
-    if chosen.get("asked", "auto") != wish.index:
-        return _possible(wish.index, alive)
-    if structure.count > 2 * max(alive, _EXACT_ROWS):
-        return True
+    if chosen.get("asked", "auto") != index:
+        return _possible(index, alive)
     if chosen:
         return alive > _EXACT_ROWS and alive >= _GROWTH * int(chosen.get("rows", 0))
-    if wish.index == "auto":
+    if index == "auto":
+        if _has_gpu_for(alive):
+            return not isinstance(structure, GPUStructure)
         return alive >= (_EXACT_ROWS + 1 if isinstance(structure, FlatStructure) else _IVF_ROWS)
-    return _possible(wish.index, alive)
+    return _possible(index, alive)
+
+
+def _has_gpu_for(rows: int) -> bool:
+    return rows >= _GPU_ROWS and devices.find() is not None
 
 
 def _possible(index: str, rows: int) -> bool:
@@ -121,14 +146,22 @@ def _possible(index: str, rows: int) -> bool:
 def make(snapshot: Snapshot, wish: Wish, stop: Callable[[], bool] = lambda: False) -> tuple[Structure, Choice]:
     """The structure that a collection should have now, with all its prefixes, from ``snapshot.state.first`` on.
 
+    Args:
+        snapshot: of the collection.
+        wish: with an index; see :meth:`Wish.after`.
+        stop: asked from time to time whether to give up.
+
     Raises:
         InvalidInput: an index was asked for that needs more vectors than there are.
-        MemoryBudgetError: nothing that was asked for fits the budget.
+        MemoryBudgetError: nothing that was asked for fits the budget, or the GPU.
+        BackendError: there is no GPU, and one was asked for.
         Stopped: ``stop`` said so.
     """
     maker = _Maker(snapshot, wish, stop)
-    if wish.index != "auto":
+    if wish.index not in (None, "auto"):
         return maker.one(wish.index, f"index={wish.index!r} was asked for")
+    if _has_gpu_for(maker.rows) and maker.fits_gpu():
+        return maker.one("gpu", "a GPU compares all of them at once")
     if maker.rows < _IVF_ROWS or not available():
         why = "too few vectors for lists to pay" if available() else "without numba (extra fast) nothing else is faster"
         return maker.one("flat", f"{why} ({maker.rows})")
@@ -163,13 +196,13 @@ class _Maker:
         self._fill(structure)
         probes, kept, share_of_time = self._probes(structure)
         found = f"on {_QUERIES} of its vectors {kept:.3f} of what a scan finds, in {share_of_time:.2f} of its time"
-        if share_of_time > 0.8:
+        if share_of_time > _WORTH:
             return self.one("flat", f"{probes} of {structure.codes.lists} lists find {found}")
         structure.probes = probes
         return structure, self._choice("ivf", f"{probes} of {structure.codes.lists} lists find {found}")
 
     def _choice(self, index: str, why: str) -> Choice:
-        return Choice(index, self._wish.index, self.rows, why)
+        return Choice(index, self._wish.index or "auto", self._wish.memory_budget, self.rows, why)
 
     # -- memory --------------------------------------------------------------------------------------------
 
@@ -181,6 +214,11 @@ class _Maker:
                 f"memory_budget is {budget}: raise it, or use fewer coarse_dims"
             )
 
+    def fits_gpu(self) -> bool:
+        """Whether the budget, and what is free on the GPU, suffice for an index there."""
+        device, rows = devices.find(), self._end - self._first
+        return self._fits("gpu") and device is not None and GPUStructure.fits(rows, self._dims, device)
+
     def _fits(self, index: str) -> bool:
         return self._wish.memory_budget is None or self._bytes(index) <= self._wish.memory_budget
 
@@ -189,6 +227,8 @@ class _Maker:
         rows, dims = self._end - self._first, self._dims
         if index == "hnsw":
             return HNSWStructure.bytes_for(rows, dims)
+        if index == "gpu":
+            return GPUStructure.bytes_for(rows, dims)
         if index == "flat" and (rows <= _EXACT_ROWS or not available()):
             return rows * dims * 4
         lists = self._lists() if index == "ivf" else 0
@@ -201,6 +241,8 @@ class _Maker:
             return started(self._dims, self.rows)
         if index == "hnsw":
             return HNSWStructure.empty(self._sample(min(self.rows, 100_000)))
+        if index == "gpu":
+            return GPUStructure.empty(self._dims, devices.required(), capacity=self._end - self._first)
         least = 16 * _LEAST_PER_LIST
         if self.rows < least:
             raise InvalidInput(

@@ -53,8 +53,8 @@ class CodedStructure(Structure):
     def drop_front(self, n: int) -> None:
         self.codes.drop_front(n)
 
-    def search(self, queries: FloatArray, limit: int, allowed: Allowed) -> Found:
-        return self.codes.search(queries, limit, self.probes, allowed.mask, allowed.count)
+    def search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None = None) -> Found:
+        return self.codes.search(queries, limit, probes or self.probes, allowed.mask, allowed.count)
 
     def write(self, path: Path) -> None:
         probes = np.array([self.probes], np.int64)

@@ -54,7 +54,7 @@ class FlatStructure(Structure):
         with faiss_errors("cutting off what is gone"):
             self._index.remove_ids(untyped.IDSelectorRange(0, n))
 
-    def search(self, queries: FloatArray, limit: int, allowed: Allowed) -> Found:
+    def search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None = None) -> Found:
         params = None
         if allowed.count < self.count:
             # A list of places costs as much as there are of them, a bitmap as much as there are vectors: at 100,000 of

@@ -52,6 +52,11 @@ class FollowingIndex:
         """How many vectors there were when a structure could not be made: it is not tried again before there are
         twice as many."""
 
+    @property
+    def probes(self) -> int | None:
+        """How many lists searches are to look into; None: as many as was found to be enough."""
+        return self._wish.probes
+
     def after_fork(self) -> None:
         """Start afresh in a child process: a thread of the parent may have been changing the index."""
         self._start_afresh()
@@ -128,9 +133,11 @@ class FollowingIndex:
         """
         with self._choosing:
             if wish is not None:
-                self._wish = wish
+                self._wish = replace(wish, probes=self._wish.probes)
+            coarse = self._coarse
+            wish = self._wish.after({} if coarse is None else coarse.chosen)
             with self._store.snapshot() as snapshot:
-                structure, choice = make(snapshot, self._wish, self._stopping.is_set)
+                structure, choice = make(snapshot, wish, self._stopping.is_set)
                 made = CoarseIndex.of(structure, choice.as_dict(), snapshot)
             with self._lock.write(), self._store.snapshot() as snapshot:
                 self._coarse = CoarseIndex.follow(snapshot, made, self._store.files, self._wish)

@@ -27,13 +27,12 @@ class HNSWStructure(Structure):
 
     kind: ClassVar[str] = "hnsw"
 
-    def __init__(self, index: Any, ef: int = 0, dropped: int = 0) -> None:
+    def __init__(self, index: Any) -> None:
         self._index = index
-        self._dropped = dropped
-        self.ef = ef
+        self._dropped = 0
 
     @classmethod
-    def empty(cls, sample: FloatArray, ef: int = 0) -> HNSWStructure:
+    def empty(cls, sample: FloatArray, ef: int = 64) -> HNSWStructure:
         """Without any prefix; the ranges of the 8 bits are those of a sample (n, dims), and a fifth more."""
         index = untyped.IndexHNSWSQ(
             sample.shape[1], faiss.ScalarQuantizer.QT_8bit, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT
@@ -43,7 +42,8 @@ class HNSWStructure(Structure):
         quantizer.rangestat_arg = 0.2
         with faiss_errors("training the graph"):
             index.train(sample)
-        return cls(index, ef)
+        index.hnsw.efSearch = ef
+        return cls(index)
 
     @property
     def dims(self) -> int:
@@ -69,7 +69,7 @@ class HNSWStructure(Structure):
     def drop_front(self, n: int) -> None:
         self._dropped += n
 
-    def search(self, queries: FloatArray, limit: int, allowed: Allowed) -> Found:
+    def search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None = None) -> Found:
         selector = None
         if self._dropped or allowed.count < self.count:
             mask = allowed.mask
@@ -81,7 +81,9 @@ class HNSWStructure(Structure):
         places = np.empty((len(queries), 0), np.int64)
         with faiss_errors("searching"):
             if allowed.count * _FEW > self.count:
-                params = untyped.SearchParametersHNSW(sel=selector, efSearch=max(self.ef, limit))
+                params = untyped.SearchParametersHNSW(
+                    sel=selector, efSearch=max(probes or self._index.hnsw.efSearch, limit)
+                )
                 scores, places = self._index.search(queries, limit, params=params)
             if not places.size or (places < 0).any():
                 flat = faiss.downcast_index(self._index.storage)

@@ -53,19 +53,20 @@ class CoarseIndex:
         state = snapshot.state
         return self.generation == state.generation and self.collection_id == state.collection_id
 
-    def search(self, queries: FloatArray, limit: int, mask: Mask | None) -> Found:
+    def search(self, queries: FloatArray, limit: int, mask: Mask | None, probes: int | None = None) -> Found:
         """Scores and numbers of the best ``limit`` prefixes of each query (Q, dims), in any order.
 
         Args:
             queries: unit or zero rows.
             limit: at least 1; fewer come back where there are not so many.
             mask: which of the last vectors take part, live ones only; None: all live ones.
+            probes: see :meth:`Structure.search`.
         """
         allowed = self.everyone if mask is None else self._allowed(mask)
         limit = min(limit, allowed.count)
         if not limit or not len(queries):
             return np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
-        scores, places = self.structure.search(queries, limit, allowed)
+        scores, places = self.structure.search(queries, limit, allowed, probes)
         return scores, places + self.first
 
     def _allowed(self, mask: Mask) -> Allowed:

@@ -28,7 +28,7 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
     started = time.perf_counter()
 
     def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, bool, float]:
-        nearest = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter)
+        nearest = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter, index.probes)
         return nearest, coarse.structure.exact_scores, time.perf_counter() - started
 
     def rest(snapshot: Snapshot, found: tuple[_Nearest, bool, float]) -> list[Ranking]:
@@ -56,7 +56,7 @@ def coarse_candidates(
     """The coarse stage alone, for queries of any length from that of the prefixes up."""
 
     def search(snapshot: Snapshot, coarse: CoarseIndex) -> _Nearest:
-        scores, positions = _nearest(snapshot, coarse, vectors, limit, filter)
+        scores, positions = _nearest(snapshot, coarse, vectors, limit, filter, index.probes)
         if not coarse.structure.exact_scores:
             pairs = zip(vectors, positions, strict=True)
             exact = [stored_cosines(snapshot.fine, found, query, len(query)) for query, found in pairs]
@@ -92,10 +92,15 @@ def exact_rankings(store: Store, request: SearchRequest, filter: Filter | None) 
 
 
 def _nearest(
-    snapshot: Snapshot, coarse: CoarseIndex, vectors: FloatArray, limit: int, filter: Filter | None
+    snapshot: Snapshot,
+    coarse: CoarseIndex,
+    vectors: FloatArray,
+    limit: int,
+    filter: Filter | None,
+    probes: int | None,
 ) -> _Nearest:
     allowed = None if filter is None else snapshot.vector_mask(filter)
-    return coarse.search(prefix(vectors, coarse.dims), limit, allowed)
+    return coarse.search(prefix(vectors, coarse.dims), limit, allowed, probes)
 
 
 def _coarse_cosines(snapshot: Snapshot, request: SearchRequest, positions: npt.NDArray[np.int64]) -> FloatArray:

@@ -70,10 +70,14 @@ class Structure(ABC):
         """Forget the first ``n``; the others move up."""
 
     @abstractmethod
-    def search(self, queries: FloatArray, limit: int, allowed: Allowed) -> Found:
+    def search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None = None) -> Found:
         """Scores and places of the best ``limit`` allowed prefixes of each query (Q, dims), in any order.
 
-        ``limit`` is from 1 to ``allowed.count``, and that many come back.
+        Args:
+            queries: unit rows, or zero rows.
+            limit: from 1 to ``allowed.count``; that many come back.
+            allowed: the places that take part.
+            probes: how many lists to look into, where there are lists; None: as many as was found to be enough.
         """
 
     @abstractmethod

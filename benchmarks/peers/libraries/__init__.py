@@ -12,6 +12,7 @@ __all__ = ["PEERS", "load", "missing", "versions"]
 
 PEERS = {
     "mrl": "mrl:Library",
+    "engine": "engine:Engine",
     "numpy": "numpy_scan:Tutorial",
     "faiss-flat": "faiss_flat:Flat",
     "faiss-panorama": "faiss_flat:Panorama",

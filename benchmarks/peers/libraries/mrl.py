@@ -55,6 +55,7 @@ class Library(Peer):
             block = np.ascontiguousarray(vectors[start : start + _BLOCK])
             numbers = range(start, start + len(block))
             retriever.index([f"document {i}" for i in numbers], ids=[str(i) for i in numbers], vectors=block)
+        retriever.flush()
         retriever.close()
 
     def open(self, folder: Path, vectors: FloatArray, threads: int) -> None:
