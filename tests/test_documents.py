@@ -1,4 +1,8 @@
+import copy
+import dataclasses
+import pickle
 import uuid
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -6,6 +10,7 @@ from hypothesis import strategies as st
 
 from mrl_retrieval.documents import (
     Hit,
+    Row,
     SearchResult,
     canonical_json,
     check_document,
@@ -103,3 +108,30 @@ def test_a_result_is_an_immutable_sequence() -> None:
     assert not SearchResult() and result == SearchResult(hits)
     with pytest.raises(TypeError):
         result[0] = hits[1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("made", "values"),
+    [
+        (Hit("a", 0.5, "text", {"n": 1}, 0.25), ("a", 0.5, "text", {"n": 1}, 0.25)),
+        (Hit(id="a", score=0.5, document=None), ("a", 0.5, None, {}, None)),
+        (Row("a", "text", {"n": 1}), ("a", "text", {"n": 1}, None)),
+        (Row(id="a", document=None), ("a", None, {}, None)),
+    ],
+)
+def test_rows_and_hits_are_frozen_dataclasses(made: Any, values: tuple[object, ...]) -> None:
+    assert tuple(getattr(made, field.name) for field in dataclasses.fields(made)) == values
+    for twin in (copy.copy(made), copy.deepcopy(made), pickle.loads(pickle.dumps(made)), dataclasses.replace(made)):
+        assert twin == made and type(twin) is type(made) and repr(twin) == repr(made)
+    assert dataclasses.replace(made, id="b") != made and dataclasses.replace(made, id="b").id == "b"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.id = "b"
+    with pytest.raises((AttributeError, TypeError)):
+        made.other = 1
+
+
+def test_no_two_rows_or_hits_share_their_metadata() -> None:
+    assert Hit("a", 1.0, None).metadata is not Hit("a", 1.0, None).metadata
+    assert Row("a", None).metadata is not Row("a", None).metadata
+    given = {"n": 1}
+    assert Hit("a", 1.0, None, given).metadata is given

@@ -43,6 +43,60 @@ def test_neither_overflow_nor_underflow(scale: float) -> None:
     assert np.allclose(normalize(row), normalize(row / row.max()), atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal, 1e-38, 1.0])
+@pytest.mark.parametrize("dim", [1, 7, 64, 4096])
+def test_the_longest_and_the_shortest_rows(value: float, dim: int) -> None:
+    rows = np.full((2, dim), value, np.float32)
+    rows[1, ::2] *= -1
+    unit = normalize(rows)
+    assert np.allclose(np.abs(unit), dim**-0.5, rtol=1e-6) and (np.sign(unit) == np.sign(rows)).all()
+
+
+@given(
+    hnp.arrays(
+        np.float32, st.tuples(st.integers(1, 5), st.integers(1, 70)), elements=st.floats(width=32, allow_nan=False)
+    ).filter(lambda x: bool(np.isfinite(x).all()))
+)
+def test_components_are_rounded_once(x: np.ndarray) -> None:
+    """Against more precision than float64 has: within one step of float32."""
+    wide = x.astype(np.longdouble)
+    length = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    expected = (wide / np.where(length > 0, length, 1)).astype(np.float32)
+    assert (np.abs(normalize(x) - expected) <= np.spacing(np.abs(expected))).all()
+
+
+@given(matrices, st.data())
+def test_a_row_comes_out_the_same_whatever_is_beside_it(x: np.ndarray, data: st.DataObject) -> None:
+    dim = data.draw(st.integers(1, x.shape[1]))
+    together = prefix(x, dim)
+    for i in range(len(x)):
+        for alone in (x[i : i + 1], np.asfortranarray(x[i:]), np.repeat(x[i : i + 1], 2, axis=0)[:, ::1]):
+            assert np.array_equal(prefix(alone, dim)[0], together[i])
+
+
+def test_a_matrix_in_any_layout_has_the_same_prefixes() -> None:
+    x = np.random.default_rng(0).standard_normal((50, 300)).astype(np.float32)
+    for same in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x[::-1].copy()[::-1], x.astype(">f4")):
+        for dim in (1, 64, 299, 300):
+            assert np.array_equal(prefix(same, dim), prefix(x, dim))
+
+
+def test_finite_values_of_every_size_are_taken_without_a_warning() -> None:
+    for value in (np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal, -0.0):
+        given = np.full((3, 5), value, np.float32)
+        assert as_vectors(given) is given and np.array_equal(as_vectors(given[0]), given[:1])
+        assert np.array_equal(as_vectors(given.astype(">f4")), given)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, "signalling"])
+def test_the_first_value_that_is_not_finite_is_named(bad: float | str) -> None:
+    rows = np.ones((4, 6), np.float32)
+    value = np.frombuffer(b"\x01\x00\xa0\x7f", "<f4")[0] if isinstance(bad, str) else np.float32(bad)
+    rows[1, 4:], rows[2, 0] = value, value
+    with pytest.raises(NonFiniteError, match=r"rows\[101\] has .* at component 4;"):
+        as_vectors(rows, what="rows", first_row=100)
+
+
 def test_empty_matrices() -> None:
     assert normalize(np.empty((0, 4), np.float32)).shape == (0, 4)
     assert prefix(np.empty((0, 4), np.float32), 2).shape == (0, 2)

@@ -89,8 +89,8 @@ class FaissBackend(Backend):
                 full vectors are stored; ``lock_timeout``: seconds a write waits for another writer, default 30;
                 ``compact_at``: the share of dead vectors beyond which writes clean up, default 0.5; 1: never;
                 ``index``: the structure of the coarse index, ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"`` (default:
-                as it was, at first ``"auto"``); ``memory_budget``: bytes that it may take; ``probes``: how many of its lists a search looks
-                into, where it has lists (default: as many as was measured to be enough).
+                as it was, at first ``"auto"``); ``memory_budget``: bytes that it may take; ``probes``: how many of its
+                lists a search looks into, where it has lists (default: as many as was measured to be enough).
 
         Raises:
             AddressError: it names no folder.

@@ -129,6 +129,28 @@ def test_readers_share_and_a_writer_is_alone():
     assert sorted(log) == ["read", "read", "write"]
 
 
+def test_a_reader_may_let_go_early_and_only_once():
+    lock, written = ReadWriteLock(), threading.Event()
+
+    def write():
+        with lock.write():
+            written.set()
+
+    with lock.read() as mine, lock.read() as others:
+        writer = threading.Thread(target=write)
+        writer.start()
+        mine.release()
+        mine.release()  # the other reader's part is not let go
+        assert not written.wait(0.1)
+        others.release()
+        assert written.wait(10)
+    writer.join(10)
+    with pytest.raises(ZeroDivisionError), lock.read():
+        raise ZeroDivisionError
+    with lock.write():
+        pass
+
+
 def _in_child(store, batch, queue):
     store.upsert(batch)
     with store.snapshot() as snapshot:

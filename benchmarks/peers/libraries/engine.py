@@ -46,7 +46,8 @@ class Engine(Library):
         found = self._index.search(prefix(vector[None], self.made["coarse"]), limit, None, probes)[1][0]
         scores = stored_cosines(self._fine, found, vector, len(vector))
         best = np.argpartition(-scores, k - 1)[:k]
-        return found[best]
+        rows: Rows = found[best]
+        return rows
 
     def batch(self, vectors: FloatArray, k: int) -> Sequence[Rows]:
         with ThreadPoolExecutor(_THREADS) as pool:
