@@ -16,6 +16,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from .certificate import Certificate
 from .errors import InvalidInput
 from .matryoshka import FloatArray
 
@@ -138,8 +139,9 @@ class SearchResult(Sequence[Hit]):
     """
 
     hits: tuple[Hit, ...] = ()
-    certificate: str | None = None
-    """``"exact"`` where the whole collection was scanned at ``fine_dims``, else None."""
+    certificate: Certificate | None = None
+    """What is certain: ``"exact"`` over all stored vectors that the filter lets through, or ``"candidates"``, exact
+    over the candidates of the stage before the last; None: nothing. It names dims and dtype too."""
     trace: Any = None
     """What each stage did (:class:`mrl_retrieval.two_stage.Trace`), with ``explain=True``; else None."""
 

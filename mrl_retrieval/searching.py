@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from functools import lru_cache
+from typing import Any, Literal, TypedDict
 
 from .backend import Backend
+from .certificate import Certificate
 from .documents import Hit, SearchResult
 from .filters import Filter, parse_filter
 from .manifest import Manifest
@@ -42,7 +44,6 @@ class PreparedSearch:
     stages: tuple[Stage, ...]
     filter: Filter | None
     explain: bool
-    certificate: str | None
 
     @classmethod
     def prepare(
@@ -69,13 +70,15 @@ class PreparedSearch:
         if manifest is None:
             return None
         resolved = settings.resolve(made, manifest, exact=exact)
-        return cls(manifest, resolved, parsed, explain, "exact" if len(resolved) == 1 else None)
+        return cls(manifest, resolved, parsed, explain)
 
     def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
         """Search for full embeddings, ``(Q, dim)``: one result for each."""
         queries = prefix(vectors, self.manifest.fine_dims)
         request = SearchRequest(queries, self._possible(backend), self.filter, self.explain)
-        return [_result(ranking, self.certificate) for ranking in backend.search(request)]
+        kind: Literal["exact", "candidates"] = "exact" if request.exact else "candidates"
+        certificate = _certificate(kind, self.manifest.fine_dims, backend.capabilities.vector_dtype)
+        return [_result(ranking, certificate) for ranking in backend.search(request)]
 
     def _possible(self, backend: Backend) -> tuple[Stage, ...]:
         """The stages without limits beyond all rows, which some databases cannot even read as a number."""
@@ -118,7 +121,10 @@ class PreparedSearches:
         return prepared
 
 
-def _result(ranking: Ranking, certificate: str | None) -> SearchResult:
+_certificate = lru_cache(maxsize=64)(Certificate)
+
+
+def _result(ranking: Ranking, certificate: Certificate) -> SearchResult:
     scores = ranking.scores.tolist()
     coarse = [None] * len(scores) if ranking.coarse_scores is None else ranking.coarse_scores.tolist()
     hits = [

@@ -7,6 +7,7 @@ pattern, and the reason a pattern too.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ class Line:
 
 def holds(condition: str) -> bool:
     """Whether a line's condition is so here: ``always``, ``no VARIABLE``, ``no program NAME``, ``no file PATH``,
-    ``no strace`` (or it may not trace), ``not root`` or ``no ../shared``."""
+    ``no strace`` (or it may not trace), ``no gpu``, ``not root`` or ``no ../shared``."""
     what, _, name = condition.partition(" ")
     if condition == "always":
         return True
@@ -44,14 +45,27 @@ def holds(condition: str) -> bool:
         return not Path(condition.removeprefix("no file ")).exists()
     if condition == "no strace":
         return not can_trace()
+    if condition == "no gpu":
+        return not _has_gpu()
     if condition.startswith("no program "):
         return not shutil.which(condition.removeprefix("no program "))
     if what != "no" or not name:
         raise ValueError(
             f"skips.txt: condition {condition!r}, expected 'always', 'no VARIABLE', 'no program NAME', 'no file PATH', "
-            "'no strace', 'not root' or 'no ../shared'"
+            "'no strace', 'no gpu', 'not root' or 'no ../shared'"
         )
     return not SHARED.is_dir() if name == "../shared" else not os.environ.get(name)
+
+
+def _has_gpu() -> bool:
+    """Whether PyTorch can use one. Loading it takes seconds, so a driver must be there for it to be asked."""
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")):
+        return False
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def read(text: str) -> list[Line]:

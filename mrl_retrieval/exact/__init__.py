@@ -3,8 +3,7 @@
 :class:`ExactCopy` follows an embedded store; :mod:`.bounds` has the proof, :mod:`.search` the three passes.
 """
 
-from .certificate import Certificate
 from .copy import ExactCopy
 from .search import Answer
 
-__all__ = ["Answer", "Certificate", "ExactCopy"]
+__all__ = ["Answer", "ExactCopy"]

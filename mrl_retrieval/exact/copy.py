@@ -52,10 +52,23 @@ class ExactCopy:
         """Bytes of the codes, mapped or in memory."""
         return sum(chunk.content.nbytes for chunk in self.chunks)
 
+    @property
+    def end(self) -> int:
+        """The number after that of the last vector in it."""
+        return self.first + self.rows
+
     def fits(self, snapshot: Snapshot) -> bool:
-        """Whether it stands for exactly this snapshot."""
+        """Whether it stands for exactly this snapshot, and has all of it."""
         state = snapshot.state
-        return self.generation == state.generation and self.collection_id == state.collection_id
+        same = self.generation == state.generation and self.collection_id == state.collection_id
+        return same and self.end == state.vectors
+
+    def is_outgrown(self, snapshot: Snapshot) -> bool:
+        """Whether following a snapshot means to begin anew: it is another collection, or one grown fourfold."""
+        state = snapshot.state
+        if self.collection_id != state.collection_id or self.generation > state.generation:
+            return True
+        return state.vectors - state.first > _GROWTH * max(self.fitted, SAMPLE)
 
     def search(self, snapshot: Snapshot, queries: FloatArray, k: int, allowed: Mask, *, threads: int = 1) -> Answer:
         """The exact best ``k`` for each of ``queries`` (Q, D), as :func:`~mrl_retrieval.storage.exact_scan` gives them.
@@ -74,10 +87,16 @@ class ExactCopy:
         return search(self.chunks, self.coder, reach, snapshot.fine, self.first, queries, k, allowed, threads=threads)
 
     @staticmethod
-    def follow(snapshot: Snapshot, before: ExactCopy | None, files: CollectionFiles) -> ExactCopy:
+    def follow(
+        snapshot: Snapshot, before: ExactCopy | None, files: CollectionFiles, most: int | None = None
+    ) -> ExactCopy:
         """The copy for a snapshot: made from an earlier one, or from the file, or from nothing. Writes nothing.
 
-        ``before`` stays as it is, and may be searched meanwhile.
+        Args:
+            snapshot: what it is to stand for.
+            before: stays as it is, and may be searched meanwhile.
+            files: where the file may be.
+            most: vectors to add; then it may lack the last, does not fit, and is good for being followed alone.
 
         Raises:
             CorruptionError: a stored vector is not as it was written.
@@ -86,7 +105,7 @@ class ExactCopy:
         if before is None or before.collection_id != state.collection_id or before.generation > state.generation:
             saved = load(snapshot, files)
             before = None if saved is None else _of(saved, snapshot)
-        if before is None or state.vectors - state.first > _GROWTH * max(before.fitted, SAMPLE):
+        if before is None or before.is_outgrown(snapshot):
             before = _empty(snapshot)
         chunks, first, reach = list(before.chunks), before.first, before.reach
         dead = (state.first - first) // CHUNK
@@ -95,10 +114,11 @@ class ExactCopy:
         elif dead * _CUT_SHARE > len(chunks):
             chunks, first = chunks[dead:], first + dead * CHUNK
         end = first + sum(chunk.rows for chunk in chunks)
-        while end < state.vectors:
+        goal = state.vectors if most is None else min(state.vectors, end + most)
+        while end < goal:
             if not chunks or chunks[-1].rows == CHUNK:
                 chunks.append(_layout(before.coder).empty())
-            stop = min(end + CHUNK - chunks[-1].rows, state.vectors)
+            stop = min(end + CHUNK - chunks[-1].rows, goal)
             chunks[-1], reach = _extended(chunks[-1], before.coder, snapshot, end, stop, reach)
             end = stop
         return ExactCopy(

@@ -25,7 +25,7 @@ from mrl_retrieval.storage.files import os_errors, publish, temporary, write_ato
 from .codes import ByteArray, Coder, parts
 from .layout import CHUNK, Layout
 
-__all__ = ["Reach", "SavedCopy", "codes_file", "load", "save", "sidecar_file", "write"]
+__all__ = ["Reach", "SavedCopy", "load", "save", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +52,9 @@ class SavedCopy:
     """CRC-32 of each."""
 
 
-def codes_file(files: CollectionFiles) -> Path:
-    """Where the codes are."""
-    return files.folder / "exact.codes"
-
-
-def sidecar_file(files: CollectionFiles) -> Path:
-    """What the codes must look like to be believed."""
-    return files.folder / "exact.json"
-
-
 def load(snapshot: Snapshot, files: CollectionFiles) -> SavedCopy | None:
     """The codes in the file. None where it is missing, damaged, or does not belong to the store."""
-    sidecar = sidecar_file(files)
+    sidecar = files.exact_sidecar
     if not sidecar.exists():
         return None
     found = _sidecar(sidecar)
@@ -73,12 +63,12 @@ def load(snapshot: Snapshot, files: CollectionFiles) -> SavedCopy | None:
         _warn(files, wrong or "")
         return None
     if found["first"] + found["rows"] <= snapshot.state.first:
-        logger.info("%s is not used: all that it covers was compacted away", codes_file(files))
+        logger.info("%s is not used: all that it covers was compacted away", files.exact_codes)
         return None
     layout = _layout(found["dims"])
     start = _start(found["dims"])
     try:
-        content = _mapped(codes_file(files), start + found["rows"] // CHUNK * layout.chunk_bytes)
+        content = _mapped(files.exact_codes, start + found["rows"] // CHUNK * layout.chunk_bytes)
     except (OSError, ValueError) as error:
         _warn(files, f"it cannot be read: {error}")
         return None
@@ -105,7 +95,7 @@ def save(snapshot: Snapshot, files: CollectionFiles, copy: SavedCopy) -> SavedCo
     Raises:
         BackendError: the disk is full, or fails; the file is as it was, or gone.
     """
-    path, size = codes_file(files), _layout(copy.coder.dims).chunk_bytes
+    path, size = files.exact_codes, _layout(copy.coder.dims).chunk_bytes
     sums = tuple(zlib.crc32(chunk.data) for chunk in copy.chunks)
     copy = replace(copy, sums=sums)
     with os_errors(f"writing {path}"):
@@ -136,7 +126,7 @@ def write(
 
     Only one of them at a time has to be there; with each comes the reach of all up to it.
     """
-    path, sums, reach = codes_file(files), [], copy.reach
+    path, sums, reach = files.exact_codes, [], copy.reach
     with os_errors(f"writing {path}"):
         written = temporary(path)
         try:
@@ -147,7 +137,7 @@ def write(
                     file.write(chunk.data)
                     sums.append(zlib.crc32(chunk.data))
             # Killed between the two, there are codes without a sidecar, which are none: nothing looks damaged.
-            sidecar_file(files).unlink(missing_ok=True)
+            files.exact_sidecar.unlink(missing_ok=True)
             publish(written, path)
         finally:
             written.unlink(missing_ok=True)
@@ -181,12 +171,12 @@ def _tell(snapshot: Snapshot, files: CollectionFiles, copy: SavedCopy) -> None:
         "parameters": zlib.crc32(_parameters(copy.coder)),
         "chunks": list(copy.sums),
     }
-    write_atomically(sidecar_file(files), (json.dumps(told) + "\n").encode())
+    write_atomically(files.exact_sidecar, (json.dumps(told) + "\n").encode())
 
 
 def _again(files: CollectionFiles, copy: SavedCopy) -> SavedCopy:
     dims, count = copy.coder.dims, len(copy.sums)
-    content = _mapped(codes_file(files), _start(dims) + count * _layout(dims).chunk_bytes)
+    content = _mapped(files.exact_codes, _start(dims) + count * _layout(dims).chunk_bytes)
     return replace(copy, chunks=_cut(content, dims))
 
 
@@ -228,7 +218,7 @@ def _misfit(found: dict[str, Any], snapshot: Snapshot) -> str | None:
 
 
 def _warn(files: CollectionFiles, why: str) -> None:
-    logger.warning("%s is not used, %s; it is made again from the stored vectors", codes_file(files), why)
+    logger.warning("%s is not used, %s; it is made again from the stored vectors", files.exact_codes, why)
 
 
 def _layout(dims: int) -> Layout:

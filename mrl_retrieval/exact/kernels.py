@@ -5,41 +5,24 @@ Needs numba (extra ``fast``).
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import zlib
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import numpy as np
 import numpy.typing as npt
 
-from mrl_retrieval.errors import MissingExtra
+from mrl_retrieval.kernels.compiling import compiled
+from mrl_retrieval.kernels.simd import prefetch, short_at
 from mrl_retrieval.matryoshka import FloatArray
 
-try:
-    import numba as _numba
-except ImportError as error:
-    raise MissingExtra("fast exact search", "fast") from error
-
-from . import _simd, layout
-from ._simd import (
+from .layout import CHUNK
+from .simd import (
     block_bounds,
     block_sums,
     block_sums_again,
     block_sums_of_two,
     block_sums_of_two_again,
-    prefetch,
     row_sum,
-    short_at,
 )
-from .layout import CHUNK
 
 __all__ = ["refine", "scan"]
-
-numba: Any = _numba
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _BLOCKS = CHUNK // 16
 _ROWS_AHEAD = 6
@@ -47,31 +30,7 @@ _ROWS_AHEAD = 6
 Addresses = npt.NDArray[np.int64]
 
 
-def _sources() -> int:
-    """A checksum of what compiled code is made of besides this file, as far as the sources are there."""
-    crc = 0
-    for module in (_simd, layout):
-        with contextlib.suppress(OSError, TypeError):
-            crc = zlib.crc32(inspect.getsource(module).encode(), crc)
-    return crc
-
-
-def _compiled(function: F) -> F:
-    # numba keeps compiled code by name, for as long as this file stays the same; others are in it too.
-    function.__qualname__ += f"_{_SOURCES:08x}"
-    options = {"nogil": True, "error_model": "numpy"}
-    made: F
-    try:
-        made = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep it in: it is compiled by each process
-        made = numba.njit(**options)(function)
-    return made
-
-
-_SOURCES = _sources()
-
-
-@_compiled
+@compiled
 def _raise_least(heap: FloatArray, value: float) -> None:
     """Put ``value`` in the place of the smallest, which is the first of a heap."""
     at, size = 0, len(heap)
@@ -88,7 +47,7 @@ def _raise_least(heap: FloatArray, value: float) -> None:
     heap[at] = value
 
 
-@_compiled
+@compiled
 def _drop(found: Addresses, scores: FloatArray, margins: FloatArray, count: int, least: float) -> int:
     """Keep those of the first ``count`` that may still score ``least``; returns how many."""
     kept = 0
@@ -99,7 +58,7 @@ def _drop(found: Addresses, scores: FloatArray, margins: FloatArray, count: int,
     return kept
 
 
-@_compiled
+@compiled
 def scan(
     chunks: Addresses,
     masks: npt.NDArray[np.uint16],
@@ -185,7 +144,7 @@ def scan(
     return read
 
 
-@_compiled
+@compiled
 def refine(
     rows: Addresses,
     row_bytes: int,

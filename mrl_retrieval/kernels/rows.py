@@ -14,7 +14,8 @@ import numpy.typing as npt
 from mrl_retrieval.matryoshka import FloatArray
 
 from .compiling import compiled
-from .simd import byte_at, float_at, float_sums, half_sums, halves, prefetch, word_sum
+from .row_simd import float_sums, half_sums, halves, word_sum
+from .simd import byte_at, float_at, prefetch
 
 __all__ = ["FLOAT16", "FLOAT32", "INT8", "KINDS", "row_cosines"]
 

@@ -37,6 +37,8 @@ SEGMENTS = "segments"
 LOCK = "write.lock"
 INDEX = "coarse.faiss"
 SIDECAR = "coarse.json"
+EXACT_CODES = "exact.codes"
+EXACT_SIDECAR = "exact.json"
 COPY = "collection.json"
 COMMITTED = "last-commit"
 QUARANTINE = "quarantine"
@@ -46,6 +48,8 @@ _OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", SEGMENTS, LOC
     COPY,
     COMMITTED,
     QUARANTINE,
+    EXACT_CODES,
+    EXACT_SIDECAR,
 }
 
 
@@ -85,6 +89,16 @@ class CollectionFiles:
     def sidecar(self) -> Path:
         """What the cache file must look like to be trusted."""
         return self.folder / SIDECAR
+
+    @property
+    def exact_codes(self) -> Path:
+        """A cache of the vectors in codes, for exact searches."""
+        return self.folder / EXACT_CODES
+
+    @property
+    def exact_sidecar(self) -> Path:
+        """What the codes must look like to be trusted."""
+        return self.folder / EXACT_SIDECAR
 
     @property
     def copy(self) -> Path:

@@ -49,14 +49,14 @@ class SearchSuite(SuiteBase):
         for query in queries:
             result = filled.search_by_vector(query, 15, exact=True)
             assert_matches_truth(result, stored.scores(query, DIM), 15)
-            assert result.certificate == "exact"
+            assert result.certificate == "exact" and result.certificate.dims == DIM
 
     def test_all_candidates_make_two_stages_exact(self, filled: MatryoshkaRetriever, queries: Any) -> None:
         stored = Stored(filled.backend)
         for query in queries:
             result = filled.search_by_vector(query, 15, coarse_top_k=N)
             assert_matches_truth(result, stored.scores(query, DIM), 15)
-            assert result.certificate is None
+            assert result.certificate == "candidates"
 
     def test_few_candidates_give_the_two_stage_answer(
         self, filled: MatryoshkaRetriever, queries: Any, capabilities: Capabilities

@@ -61,7 +61,7 @@ def test_json_is_one_document_equal_to_the_api(mrl, uri, filled):
     assert [hit["rank"] for hit in value["hits"]] == [1, 2, 3]
     assert value["query"] == "undo 日本"
     assert value["address"] == uri
-    assert value["certificate"] is None
+    assert value["certificate"] == "candidates"
     assert [stage["dims"] for stage in value["stages"]] == [64, retriever.manifest.dim]
     metadata = value["hits"][0]["metadata"]
     assert set(metadata) == {"n", "kind", "source", "start", "end"}, "the bookkeeping is not shown"

@@ -13,7 +13,6 @@ import mrl_retrieval.exact.layout as layout_module
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.errors import BackendError
 from mrl_retrieval.exact import ExactCopy
-from mrl_retrieval.exact.files import codes_file, sidecar_file
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.storage import Store
 from mrl_retrieval.storage.scan import exact_scan
@@ -167,17 +166,17 @@ def test_what_was_saved_is_used_and_grows(filled):
     filled.add(200)
     saved = save(filled, follow(filled))
     assert not any(chunk.content.flags.writeable for chunk in saved.chunks[:3])
-    told = json.loads(sidecar_file(filled.files).read_text())
+    told = json.loads(filled.files.exact_sidecar.read_text())
     assert (told["rows"], told["seen"]) == (192, 200)
     loaded = follow(filled)
     np.testing.assert_array_equal(loaded.coder.mean, saved.coder.mean)
-    inode, size = codes_file(filled.files).stat().st_ino, codes_file(filled.files).stat().st_size
+    inode, size = filled.files.exact_codes.stat().st_ino, filled.files.exact_codes.stat().st_size
     filled.add(100)
     save(filled, follow(filled, loaded))
-    now = codes_file(filled.files).stat()
+    now = filled.files.exact_codes.stat()
     assert now.st_ino == inode
     assert now.st_size > size
-    assert json.loads(sidecar_file(filled.files).read_text())["rows"] == 256
+    assert json.loads(filled.files.exact_sidecar.read_text())["rows"] == 256
     save(filled, follow(filled))
     follow(filled)
 
@@ -196,14 +195,14 @@ def test_a_copy_can_be_made_without_holding_it_in_memory(filled):
 def test_little_is_not_saved(filled):
     filled.add(10)
     save(filled, follow(filled))
-    assert not sidecar_file(filled.files).exists()
+    assert not filled.files.exact_sidecar.exists()
 
 
 @pytest.mark.parametrize("where", ["parameters", "code", "sidecar", "cut", "missing", "history", "version", "dims"])
 def test_a_file_that_does_not_fit_is_not_used(filled, where, caplog):
     filled.add(200)
     save(filled, follow(filled))
-    codes, sidecar = codes_file(filled.files), sidecar_file(filled.files)
+    codes, sidecar = filled.files.exact_codes, filled.files.exact_sidecar
     content, told = bytearray(codes.read_bytes()), json.loads(sidecar.read_text())
     if where == "missing":
         codes.unlink()
@@ -231,8 +230,8 @@ def test_a_file_of_another_collection_is_not_used(filled, tmp_path, caplog):
     for one in (filled, other):
         one.add(130)
     save(other, follow(other))
-    for name in (codes_file, sidecar_file):
-        name(filled.files).write_bytes(name(other.files).read_bytes())
+    for name in ("exact_codes", "exact_sidecar"):
+        getattr(filled.files, name).write_bytes(getattr(other.files, name).read_bytes())
     other.store.close()
     with caplog.at_level(logging.WARNING):
         follow(filled)

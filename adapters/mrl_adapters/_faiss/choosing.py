@@ -19,13 +19,14 @@ from mrl_retrieval.storage import Snapshot
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 
 from . import devices
+from .background import Stopped
 from .coded import CodedStructure
 from .flat import FlatStructure
 from .gpu import GPUStructure
 from .hnsw import HNSWStructure
 from .structure import Allowed, Structure
 
-__all__ = ["INDEXES", "Choice", "Stopped", "Wish", "is_due", "is_usable", "make", "started"]
+__all__ = ["INDEXES", "Choice", "Wish", "is_due", "is_usable", "make", "started"]
 
 INDEXES = ("auto", "flat", "ivf", "hnsw", "gpu")
 
@@ -47,10 +48,6 @@ _LIMIT = 200
 _KEPT = 0.99
 _WORTH = 0.8
 """Lists are taken if they take no more than this part of the time of a scan."""
-
-
-class Stopped(Exception):
-    """The making of a structure was given up, because the backend is closed."""
 
 
 @dataclass(frozen=True, slots=True)

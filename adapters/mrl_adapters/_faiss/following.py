@@ -6,21 +6,19 @@ old one; then it is brought up to date and takes its place.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
-from mrl_retrieval.errors import MRLError
 from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 
 from . import cache
+from .background import Background
 from .calls import after_fork
-from .choosing import Choice, Stopped, Wish, is_due, make
+from .choosing import Choice, Wish, is_due, make
 from .index import CoarseIndex
 
 __all__ = ["FollowingIndex"]
@@ -39,14 +37,12 @@ class FollowingIndex:
     def __init__(self, store: Store, wish: Wish) -> None:
         self._store = store
         self._wish = wish
+        self._background = Background("mrl-coarse-index", self._give_up)
         self._start_afresh()
-        _all.add(self)
 
     def _start_afresh(self) -> None:
         self._lock = ReadWriteLock()
         self._coarse: CoarseIndex | None = None
-        self._making: threading.Thread | None = None
-        self._stopping = threading.Event()
         self._choosing = threading.Lock()
         self._gave_up_at = 0
         """How many vectors there were when a structure could not be made: it is not tried again before there are
@@ -60,6 +56,7 @@ class FollowingIndex:
     def after_fork(self) -> None:
         """Start afresh in a child process: a thread of the parent may have been changing the index."""
         self._start_afresh()
+        self._background.after_fork()
         after_fork()
 
     @contextlib.contextmanager
@@ -100,9 +97,8 @@ class FollowingIndex:
     def _follow(self, snapshot: Snapshot) -> CoarseIndex:
         self._coarse = coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files, self._wish)
         alive = coarse.everyone.count
-        if self._making is None and alive >= 2 * self._gave_up_at and self._is_due(coarse):
-            self._making = threading.Thread(target=self._make, name="mrl-coarse-index", daemon=True)
-            self._making.start()
+        if not self._background.is_busy and alive >= 2 * self._gave_up_at and self._is_due(coarse):
+            self._background.start(f"{self._store.files.folder}: making a better coarse index", self._make)
         return coarse
 
     def _is_due(self, coarse: CoarseIndex) -> bool:
@@ -120,7 +116,7 @@ class FollowingIndex:
         details = {**coarse.structure.details()}
         if coarse.chosen:
             details["why"] = coarse.chosen.get("why")
-        if self._making is not None:
+        if self._background.is_busy:
             details["making"] = "another index, in the background"
         return details, coarse.structure.nbytes
 
@@ -137,7 +133,7 @@ class FollowingIndex:
             coarse = self._coarse
             wish = self._wish.after({} if coarse is None else coarse.chosen)
             with self._store.snapshot() as snapshot:
-                structure, choice = make(snapshot, wish, self._stopping.is_set)
+                structure, choice = make(snapshot, wish, self._background.stopping)
                 made = CoarseIndex.of(structure, choice.as_dict(), snapshot)
             with self._lock.write(), self._store.snapshot() as snapshot:
                 self._coarse = CoarseIndex.follow(snapshot, made, self._store.files, self._wish)
@@ -146,37 +142,22 @@ class FollowingIndex:
 
     def choose_if_due(self) -> None:
         """The same, where it is time for it, waiting for one that is being made."""
-        making = self._making
-        if making is not None:
-            making.join()
+        self._background.wait()
         self.on(lambda snapshot, coarse: None, lambda snapshot, _: None)
-        making = self._making
-        if making is not None:
-            making.join()
+        self._background.wait()
 
     def _make(self) -> None:
         """In the background: make another structure, use it, and keep it. What goes wrong leaves the old one."""
-        try:
-            self.choose()
-            self.save(lambda missing, covered: True, lock_timeout=0)
-        except Stopped:
-            logger.info("%s: a better coarse index was begun, and is made another time", self._store.files.folder)
-        except (MRLError, OSError, MemoryError) as error:
-            coarse = self._coarse
-            self._gave_up_at = 0 if coarse is None else coarse.everyone.count
-            logger.warning(
-                "%s: making a better coarse index failed, the present one goes on: %s", self._store.files.folder, error
-            )
-        finally:
-            self._making = None
+        self.choose()
+        self.save(lambda missing, covered: True, lock_timeout=0)
+
+    def _give_up(self) -> None:
+        coarse = self._coarse
+        self._gave_up_at = 0 if coarse is None else coarse.everyone.count
 
     def stop(self) -> None:
         """Give up what is being made in the background, and wait for its end."""
-        making = self._making
-        if making is not None and making is not threading.current_thread():
-            self._stopping.set()
-            making.join()
-            self._stopping.clear()
+        self._background.stop()
 
     # -- the cache file ------------------------------------------------------------------------------------
 
@@ -199,13 +180,3 @@ class FollowingIndex:
         # The writer lock keeps two processes from mixing an index of one with the sidecar of the other.
         with self._store.writing_files(lock_timeout):
             self.on(save, lambda snapshot, _: None)
-
-
-_all: weakref.WeakSet[FollowingIndex] = weakref.WeakSet()
-
-
-@atexit.register
-def _stop_all() -> None:
-    """No thread may be within compiled code when the interpreter goes."""
-    for index in list(_all):
-        index.stop()

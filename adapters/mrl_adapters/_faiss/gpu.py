@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,9 +13,12 @@ import numpy.typing as npt
 from mrl_retrieval.coarse.container import read_arrays, write_arrays
 from mrl_retrieval.errors import BackendError
 from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.storage import Snapshot
+from mrl_retrieval.storage.segments import PositionArray
 
 from . import devices
 from .devices import Device
+from .shortlists import Shortlists
 from .structure import Allowed, Found, Structure
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class GPUStructure(Structure):
         self._scratch = scratch
         self._mask: tuple[weakref.ref[Allowed], Tensor] | None = None
         self._mixes = device is not None and _mixes(device)
+        self._shortlists = Shortlists(device)
 
     @classmethod
     def empty(cls, dims: int, device: Device, capacity: int = 0, scratch: int = SCRATCH) -> GPUStructure:
@@ -151,6 +155,11 @@ class GPUStructure(Structure):
         mask = torch.tensor(allowed.mask, device=held.device)
         self._mask = weakref.ref(allowed), mask
         return mask
+
+    def shortlist(
+        self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int
+    ) -> Sequence[PositionArray]:
+        return self._shortlists.of(snapshot, queries, positions, k)
 
     @property
     def _matrix(self) -> HalfMatrix:

@@ -81,10 +81,15 @@ class DeviceVectors:
         few = 2 * k + 16
         if positions.shape[1] <= few or not len(queries):
             return None
-        with self._lock:
+        # Bringing many vectors over takes seconds: who comes meanwhile does without.
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
             if not self._follow(snapshot):
                 return None
             held, first = self._matrix.rows, self.first
+        finally:
+            self._lock.release()
         tolerance = 2 * self.error(held.shape[1], self._rounded)
         step = max(1, self._scratch // (10 * positions.shape[1] * held.shape[1]))
         kept: list[PositionArray] = []

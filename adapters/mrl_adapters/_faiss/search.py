@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from mrl_retrieval.filters import Filter
 from mrl_retrieval.matryoshka import FloatArray, prefix
-from mrl_retrieval.storage import Reranker, Snapshot, Store, candidates, exact_scan, ranking
+from mrl_retrieval.storage import Reranker, Snapshot, Store, candidates, ranking
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
 
+from .exact import ExactSearcher
 from .following import FollowingIndex
 from .index import CoarseIndex
 
@@ -69,26 +70,27 @@ def coarse_candidates(
     return index.on(search, rest)
 
 
-def exact_candidates(store: Store, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
-    """The best of every stored vector that the filter lets through, read in blocks."""
+def exact_candidates(
+    store: Store, exact: ExactSearcher, vectors: FloatArray, limit: int, filter: Filter | None
+) -> list[Candidates]:
+    """The best of every stored vector that the filter lets through."""
     with store.snapshot() as snapshot:
-        found = exact_scan(snapshot.fine, _positions(snapshot, filter), vectors, limit)
-        return [candidates(snapshot, p, s, limit) for p, s in found]
+        answer = exact.search(snapshot, vectors, limit, snapshot.vector_mask(filter))
+        return [candidates(snapshot, p, s, limit) for p, s in answer.found]
 
 
-def exact_rankings(store: Store, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
+def exact_rankings(store: Store, exact: ExactSearcher, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
     """The same as the rankings of a request that is exact; ``filter`` is its own, resolved."""
     started = time.perf_counter()
     with store.snapshot() as snapshot:
-        allowed = _positions(snapshot, filter)
-        found = exact_scan(snapshot.fine, allowed, request.vectors, request.k)
+        answer = exact.search(snapshot, request.vectors, request.k, snapshot.vector_mask(filter))
         seconds = time.perf_counter() - started
-        answers = [ranking(snapshot, p, s, None, request.k, filter) for p, s in found]
+        answers = [ranking(snapshot, p, s, None, request.k, filter) for p, s in answer.found]
     if not request.explain:
         return answers
-    kept = sum(len(answer.rows) for answer in answers)
-    trace = Trace((StageTrace("exact", request.stages[0].dims, len(allowed) * len(answers), kept, seconds),))
-    return [replace(answer, trace=trace) for answer in answers]
+    kept = sum(len(ranked.rows) for ranked in answers)
+    trace = Trace((StageTrace("exact", request.stages[0].dims, answer.rescored, kept, seconds),))
+    return [replace(ranked, trace=trace) for ranked in answers]
 
 
 def _nearest(
@@ -108,7 +110,3 @@ def _coarse_cosines(snapshot: Snapshot, request: SearchRequest, positions: npt.N
     pairs = zip(request.vectors, positions, strict=True)
     found = [stored_cosines(snapshot.fine, near, query, request.stages[0].dims) for query, near in pairs]
     return np.array(found, dtype=np.float32).reshape(positions.shape)
-
-
-def _positions(snapshot: Snapshot, filter: Filter | None) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(snapshot.vector_mask(filter)) + snapshot.state.first

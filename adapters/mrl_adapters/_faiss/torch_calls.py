@@ -20,7 +20,7 @@ def torch_errors(doing: str) -> Iterator[None]:
     """Turn PyTorch's errors into ours: the one place where that happens."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except torch.cuda.OutOfMemoryError as error:
         raise BackendError(
             f"{doing} failed, the GPU's memory is full: {error}; free some, or open the collection with index='flat' "
             "or 'ivf'"

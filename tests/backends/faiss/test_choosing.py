@@ -221,7 +221,7 @@ def test_a_failure_leaves_the_index_as_it_was(kb, small, monkeypatch, caplog):
     monkeypatch.setattr("mrl_adapters._faiss.cache.publish", full)
     with caplog.at_level(logging.WARNING):
         settled(kb)
-    assert "No space left on device" in caplog.text and "the present one goes on" in caplog.text
+    assert "No space left on device" in caplog.text and "everything goes on as it was" in caplog.text
     assert recall(kb) > 0.9
     assert not folder(kb).joinpath("coarse.json").exists()
     assert not [path for path in folder(kb).iterdir() if "tmp" in path.name]

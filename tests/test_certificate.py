@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from mrl_retrieval.exact import Certificate
+from mrl_retrieval.certificate import Certificate
 
 
 def test_it_compares_and_prints_as_its_kind():
