@@ -30,7 +30,7 @@ LEAST_QUERIES = 60
 
 _RECALLS = 1 - np.geomspace(0.5, 0.0005, 64)
 _CONFIDENCE = 1.645
-_FOR_LADDERS = 256
+_FOR_LADDERS = 100
 # What a byte of codes, and a byte of a stored vector, takes in nanoseconds (measured with AVX-512, in memory).
 _CODE_BYTE, _ROW_BYTE = 0.04, 0.13
 
@@ -82,12 +82,16 @@ def learn(
         ranked = search.ranked(queries[sample], Reach(limit + (own is not None), margin), allowed)
         return _outcome(*ranked, truth[sample], there, drops, limit, anchor)
 
+    *ladder, everything = _margins(search, queries)
     margins, tried = [], []
-    for margin in _margins(search, queries):
+    for margin in ladder:
         margins.append(margin)
         tried.append(outcome(tuning, margin))
-        if tried[-1].recalls[:, -1].mean() > _RECALLS[-1]:
+        # What is left to gain is less than the rest of the sample can tell.
+        if tried[-1].recalls[:, -1].mean() > 1 - 1 / len(rest):
             break
+    margins.append(everything)
+    tried.append(outcome(tuning, everything))
     path = _path(
         np.stack([one.recalls.mean(axis=0) for one in tried]),
         np.stack([one.nanoseconds(index.dims, row_bytes) for one in tried]),
@@ -121,7 +125,8 @@ def _margins(search: WithinMargin, queries: FloatArray) -> list[float]:
 def _drops(search: WithinMargin, queries: FloatArray, allowed: Mask, limit: int, anchor: int) -> list[float]:
     """Drops that take in as many candidates of all lists as the anchor's rank, 1.1 as many, …, up to the limit."""
     scores, _, _ = search.ranked(queries[:_FOR_LADDERS], Reach(limit), allowed)
-    return _quantiles(scores[:, anchor - 1 : anchor] - scores, anchor, 1.1)
+    # A drop of zero would leave nothing where the best are equal.
+    return [drop for drop in _quantiles(scores[:, anchor - 1 : anchor] - scores, anchor, 1.1) if drop > 0]
 
 
 def _quantiles(distances: FloatArray, least: int, factor: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from mrl_retrieval.documents import Row
 from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.filters import Filter, matches
 from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.parallel import spread
 from mrl_retrieval.scoring import rank
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace
 
@@ -21,38 +23,69 @@ from .stored_cosines import stored_cosines
 
 __all__ = ["Reranker", "candidates", "ranking"]
 
+_Scored = tuple[PositionArray, FloatArray, FloatArray | None]
+"""Positions, scores, and coarse scores if there are any: (n,) each."""
+
+_NO_SCORES: FloatArray = np.empty(0, dtype=np.float32)
+_NOTHING: _Scored = (np.empty(0, dtype=np.int64), _NO_SCORES, None)
+
+
+# Threads take about as long to start as one of them needs for so many queries.
+_WORTH_THREADS = 16
+
 
 class Reranker:
-    """Rescores the candidates of the queries of one request, one query at a time, and keeps count."""
+    """Rescores the candidates of the queries of one request, and keeps count."""
 
     def __init__(self, request: SearchRequest, snapshot: Snapshot) -> None:
         self._request = request
         self._snapshot = snapshot
         self._stages = request.stages[1:]
-        self._scored = [0] * len(self._stages)
-        self._kept = [0] * len(self._stages)
-        self._seconds = [0.0] * len(self._stages)
+        shape = (len(request.vectors), len(self._stages))
+        self._scored = np.zeros(shape, dtype=np.int64)
+        self._kept = np.zeros(shape, dtype=np.int64)
+        self._seconds = np.zeros(shape)
 
-    def query(self, q: int, positions: PositionArray, coarse_scores: FloatArray | None) -> Ranking:
-        """The ranking of query ``q`` from its candidates' positions (n,) and coarse scores (n,), if any."""
-        scores = np.empty(0, dtype=np.float32)
+    def rankings(self, positions: Sequence[PositionArray], coarse_scores: Sequence[FloatArray] | None) -> list[Ranking]:
+        """For each query the ranking of its candidates, given as positions (n,) and coarse scores (n,), if any.
+
+        Raises:
+            CorruptionError: a vector or a row is not as it was written.
+        """
+        best: list[_Scored] = [_NOTHING] * len(positions)
+
+        def score(start: int, stop: int) -> None:
+            for q in range(start, stop):
+                best[q] = self._best(q, positions[q], None if coarse_scores is None else coarse_scores[q])
+
+        spread(len(positions), score, least=_WORTH_THREADS)
+        return [ranking(self._snapshot, *found, self._request.k, self._request.filter) for found in best]
+
+    def _best(self, q: int, positions: PositionArray, coarse_scores: FloatArray | None) -> _Scored:
+        scores = _NO_SCORES
         for i, stage in enumerate(self._stages):
             started = time.perf_counter()
             scores = stored_cosines(self._snapshot.fine, positions, self._request.vectors[q], stage.dims)
             last = i == len(self._stages) - 1
             # Ties are kept together in the last stage, where ids decide; before it any of them will do.
             chosen = best_of(scores, stage.limit) if last else _first(scores, stage.limit)
-            self._scored[i] += len(scores)
-            self._kept[i] += min(len(chosen), stage.limit)
+            self._scored[q, i] = len(scores)
+            self._kept[q, i] = min(len(chosen), stage.limit)
             if len(chosen) < len(scores):
                 positions, scores = positions[chosen], scores[chosen]
                 coarse_scores = None if coarse_scores is None else coarse_scores[chosen]
-            self._seconds[i] += time.perf_counter() - started
-        return ranking(self._snapshot, positions, scores, coarse_scores, self._request.k, self._request.filter)
+            self._seconds[q, i] = time.perf_counter() - started
+        return positions, scores, coarse_scores
 
     def traces(self) -> tuple[StageTrace, ...]:
-        """What each stage did for all queries together."""
-        counts = zip(self._stages, self._scored, self._kept, self._seconds, strict=True)
+        """What each stage did for all queries together; seconds of several threads add up."""
+        counts = zip(
+            self._stages,
+            self._scored.sum(axis=0).tolist(),
+            self._kept.sum(axis=0).tolist(),
+            self._seconds.sum(axis=0).tolist(),
+            strict=True,
+        )
         return tuple(StageTrace("rerank", stage.dims, scored, kept, seconds) for stage, scored, kept, seconds in counts)
 
 

@@ -273,6 +273,15 @@ def test_more_results_than_were_learned_are_refused(learned):
         learned.at(0.9, 11)
 
 
+def test_equal_documents_are_all_found(learned):
+    index = CodeLists(DIMS)
+    index.add(np.repeat(prefixes(drawn(3, 14)), 100, axis=0))
+    for step in learned.steps:
+        assert step.reach.drop > 0
+        counts = WithinMargin(index).search(prefixes(drawn(3, 14)), step.reach, np.ones(300, bool))[2]
+        assert counts.min() >= 100
+
+
 def test_what_a_filter_leaves_is_searched_as_deep_as_it_is_far(learned):
     near = depth_for(learned, 0.9, 5)
     assert near == depth_for(learned, 0.9, 5, share=0.5) == learned.at(0.9, 5).reach

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from mrl_retrieval.coarse import CodeLists
 from mrl_retrieval.errors import InvalidInput, MemoryBudgetError
 from mrl_retrieval.kernels import available
 from mrl_retrieval.matryoshka import FloatArray, prefix
+from mrl_retrieval.parallel import THREADS
 from mrl_retrieval.storage import Snapshot
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 
@@ -40,7 +40,6 @@ _LEAST_PER_LIST = 39
 _SAMPLE_PER_LIST = 40
 _GROWTH = 4
 _BLOCK = 32768
-_THREADS = min(4, os.cpu_count() or 1)
 
 _QUERIES = 200
 _K = 10
@@ -249,7 +248,7 @@ class _Maker:
         lists = self._lists()
         sample = self._sample(_SAMPLE_PER_LIST * lists)
         self._check_stop()
-        made = CodeLists.trained(sample, lists, threads=_THREADS, stop=self._stop)
+        made = CodeLists.trained(sample, lists, threads=THREADS, stop=self._stop)
         return CodedStructure(made, probes=max(1, lists // 16))
 
     def _lists(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,12 +12,13 @@ import numpy.typing as npt
 from mrl_retrieval.coarse import CodeLists
 from mrl_retrieval.coarse.container import read_arrays, write_arrays
 from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.parallel import THREADS, spread
 
 from .structure import Allowed, Found, Structure
 
 __all__ = ["CodedStructure"]
 
-_THREADS = min(4, os.cpu_count() or 1)
+_WORTH_A_THREAD = 16
 
 
 class CodedStructure(Structure):
@@ -48,13 +48,23 @@ class CodedStructure(Structure):
         return self.codes.nbytes
 
     def add(self, prefixes: FloatArray) -> None:
-        self.codes.add(prefixes, threads=_THREADS)
+        self.codes.add(prefixes, threads=THREADS)
 
     def drop_front(self, n: int) -> None:
         self.codes.drop_front(n)
 
     def search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None = None) -> Found:
-        return self.codes.search(queries, limit, probes or self.probes, allowed.mask, allowed.count)
+        scores = np.empty((len(queries), limit), dtype=np.float32)
+        places = np.empty((len(queries), limit), dtype=np.int64)
+
+        def search(start: int, stop: int) -> None:
+            found = self.codes.search(queries[start:stop], limit, probes or self.probes, allowed.mask, allowed.count)
+            scores[start:stop], places[start:stop] = found
+
+        if len(queries) < 2 * _WORTH_A_THREAD:
+            return self.codes.search(queries, limit, probes or self.probes, allowed.mask, allowed.count)
+        spread(len(queries), search, least=_WORTH_A_THREAD)
+        return scores, places
 
     def write(self, path: Path) -> None:
         probes = np.array([self.probes], np.int64)

@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from mrl_retrieval.errors import BackendError, MissingExtra
 
@@ -36,16 +37,18 @@ _FAISS_BUILDS = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where PyTorch puts things."""
+    """Where an index is."""
 
     name: str
     """PyTorch's: ``"cuda"``, ``"cpu"``."""
     model: str
     """For people."""
+    library: Literal["torch", "faiss"] = "torch"
+    """What is used on it."""
 
     def free_bytes(self) -> int | None:
         """Memory that is free on it; None: it is not told."""
-        if not self.name.startswith("cuda"):
+        if self.library != "torch" or not self.name.startswith("cuda"):
             return None
         import torch
 
@@ -54,19 +57,26 @@ class Device:
 
 @functools.cache
 def find() -> Device | None:
-    """The GPU that PyTorch would use. None: there is none, or no PyTorch that can use it.
+    """The GPU that PyTorch can use, or else FAISS. None: there is none, or none of them is built for it.
 
     A process that was forked from one that used the GPU cannot use it: CUDA does not survive a fork.
     """
     if not ("torch" in sys.modules or any(Path(node).exists() for node in _NODES)):
         return None
-    if importlib.util.find_spec("torch") is None:
-        return None
-    import torch
+    if importlib.util.find_spec("torch") is not None:
+        import torch
 
-    if not torch.cuda.is_available() or torch.cuda._is_in_bad_fork():
-        return None
-    return Device("cuda", torch.cuda.get_device_name())
+        if torch.cuda._is_in_bad_fork():
+            return None
+        if torch.cuda.is_available():
+            return Device("cuda", torch.cuda.get_device_name())
+    return Device("cuda", "the first that FAISS finds", "faiss") if _faiss_finds_one() else None
+
+
+def _faiss_finds_one() -> bool:
+    import faiss
+
+    return hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0 and not _forked
 
 
 def has_room(device: Device, nbytes: int) -> bool:
@@ -75,32 +85,41 @@ def has_room(device: Device, nbytes: int) -> bool:
     return free is None or nbytes <= free
 
 
-os.register_at_fork(after_in_child=find.cache_clear)
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True  # FAISS does not tell whether its GPU was in use; so it is as if it was
+    find.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def required() -> Device:
     """The same, for who asked for it.
 
     Raises:
-        MissingExtra: PyTorch is not installed.
-        BackendError: there is no GPU that it can use, or two builds of FAISS lie over each other.
+        MissingExtra: PyTorch is not installed, and FAISS finds no GPU.
+        BackendError: there is no GPU that one of them can use, or two builds of FAISS lie over each other.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtra("index='gpu'", "gpu")
     if (problem := doubled_faiss()) is not None:
         raise BackendError(f"index='gpu': {problem}")
-    device = find()
-    if device is None:
-        import torch
+    if (device := find()) is not None:
+        return device
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtra("index='gpu'", "gpu")
+    import torch
 
-        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-        raise BackendError(
-            f"index='gpu': looked for a GPU with torch.cuda.is_available(), found none; torch {torch.__version__} is "
-            f"built for {build}, CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}. Where "
-            "there is a GPU with its driver, pip install 'mrl-retrieval[gpu]' and a build of torch for it, and open "
-            "the collection in a process that was not forked from one that used the GPU; elsewhere use index='auto'"
-        )
-    return device
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    raise BackendError(
+        "index='gpu': looked for a GPU with torch.cuda.is_available() and faiss.get_num_gpus(), found none; torch "
+        f"{torch.__version__} is built for {build}, CUDA_VISIBLE_DEVICES is "
+        f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}. Where there is a GPU with its driver, pip install "
+        "'mrl-retrieval[gpu]' and a build of torch for it, and open the collection in a process that was not forked "
+        "from one that used the GPU; elsewhere use index='auto'"
+    )
 
 
 def doubled_faiss() -> str | None:

@@ -6,7 +6,6 @@ it to pay, kept in a file, and follows the store.
 
 from __future__ import annotations
 
-import os
 import threading
 
 import numpy as np
@@ -16,6 +15,7 @@ from mrl_retrieval.exact import Answer, ExactCopy
 from mrl_retrieval.exact.layout import CHUNK
 from mrl_retrieval.kernels import available
 from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.parallel import THREADS
 from mrl_retrieval.storage import Snapshot, Store, exact_scan
 
 from .background import Background, Stopped
@@ -27,7 +27,6 @@ _WORTH_ROWS = 2 * CHUNK
 """Below, all vectors are read in the time of a few hundred rows of a copy."""
 _STEP_BYTES = 256 * 2**20
 """Codes that are in memory before they are written."""
-_THREADS = min(4, os.cpu_count() or 1)
 
 
 class ExactSearcher:
@@ -76,7 +75,7 @@ class ExactSearcher:
         """
         copy = self._following(snapshot)
         if copy is not None:
-            return copy.search(snapshot, queries, k, allowed, threads=_THREADS)
+            return copy.search(snapshot, queries, k, allowed, threads=THREADS)
         positions = np.flatnonzero(allowed) + snapshot.state.first
         found = exact_scan(snapshot.fine, positions, queries, k)
         rescored = len(positions) * len(queries)

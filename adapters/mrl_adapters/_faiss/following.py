@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 
@@ -78,14 +78,13 @@ class FollowingIndex:
         Nobody changes the index while ``search`` runs; ``rest`` has the same snapshot, and holds nobody up.
         """
         for _ in range(_ATTEMPTS):
-            with contextlib.ExitStack() as held:
-                # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
-                with self._lock.read():
-                    snapshot = held.enter_context(self._store.snapshot())
-                    coarse = self._coarse if self._coarse is not None and self._coarse.fits(snapshot) else None
-                    found = None if coarse is None else search(snapshot, coarse)
-                if coarse is not None:
-                    return rest(snapshot, cast(C, found))
+            # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
+            with self._lock.read() as reading, self._store.snapshot() as snapshot:
+                coarse = self._coarse
+                if coarse is not None and coarse.fits(snapshot):
+                    found = search(snapshot, coarse)
+                    reading.release()
+                    return rest(snapshot, found)
             with self._lock.write(), self._store.snapshot() as snapshot:
                 self._follow(snapshot)
         with contextlib.ExitStack() as held:

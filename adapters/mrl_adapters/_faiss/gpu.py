@@ -51,12 +51,17 @@ class GPUStructure(Structure):
         """None: there is none, and nothing can be searched."""
         self._scratch = scratch
         self._mask: tuple[weakref.ref[Allowed], Tensor] | None = None
-        self._mixes = device is not None and _mixes(device)
-        self._shortlists = Shortlists(device)
+        with_torch = device is not None and device.library == "torch"
+        self._mixes = with_torch and _mixes(held)
+        self._shortlists = Shortlists(device if with_torch else None)
 
     @classmethod
     def empty(cls, dims: int, device: Device, capacity: int = 0, scratch: int = SCRATCH) -> GPUStructure:
         """Without any prefix, and with room for ``capacity`` of them."""
+        if device.library == "faiss":
+            from .faiss_gpu import FaissGPUStructure
+
+            return FaissGPUStructure(dims, device, capacity)
         from .half_matrix import HalfMatrix
 
         return cls(HalfMatrix(dims, device, capacity), device, scratch)
@@ -84,7 +89,7 @@ class GPUStructure(Structure):
         # While it grows, the old matrix and the new one, of one and a half its size, are both there.
         return devices.has_room(device, GPUStructure.bytes_for(rows, dims) * 5 // 2 + 2 * SCRATCH)
 
-    def add(self, prefixes: FloatArray) -> None:
+    def add(self, prefixes: FloatArray | Half) -> None:
         self._matrix.add(prefixes)
 
     def drop_front(self, n: int) -> None:
@@ -182,7 +187,7 @@ class GPUStructure(Structure):
         if device is None or not devices.has_room(device, cls.bytes_for(*prefixes.shape) + SCRATCH):
             return cls(prefixes, None)
         made = cls.empty(prefixes.shape[1], device, len(prefixes))
-        made._matrix.add(prefixes)
+        made.add(prefixes)
         return made
 
     def differing(self, start: int, prefixes: FloatArray) -> bool:
@@ -196,11 +201,12 @@ class GPUStructure(Structure):
         return {"index": "flat, float16, on the GPU", "device": self.device.model if self.device else "none is here"}
 
 
-def _mixes(device: Device) -> bool:
+def _mixes(held: HalfMatrix | Half) -> bool:
     """Whether float16 matrices can be multiplied into a float32 one there, which halves what is read."""
     from .torch_calls import torch
 
-    one = torch.zeros((1, 8), dtype=torch.float16, device=device.name)
+    assert not isinstance(held, np.ndarray)
+    one = torch.zeros((1, 8), dtype=torch.float16, device=held.rows.device)
     try:
         torch.mm(one, one.T, out_dtype=torch.float32)
     except (TypeError, RuntimeError):  # not in this version of PyTorch, or not on this device

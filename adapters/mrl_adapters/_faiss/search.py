@@ -39,9 +39,7 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
             scores = _coarse_cosines(snapshot, request, positions) if request.explain else None
         rerank = Reranker(request, snapshot)
-        answers = [
-            rerank.query(q, positions[q], None if scores is None else scores[q]) for q in range(len(request.vectors))
-        ]
+        answers = rerank.rankings(list(positions), None if scores is None else list(scores))
         if not request.explain:
             return answers
         first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)

@@ -5,13 +5,15 @@ import sys
 from dataclasses import replace
 from importlib import metadata
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
-from mrl_adapters._faiss import choosing, devices, gpu, half_matrix, shortlists
+from mrl_adapters._faiss import choosing, devices, faiss_gpu, gpu, half_matrix, shortlists
 from mrl_adapters._faiss.choosing import Wish, is_usable
 from mrl_adapters._faiss.devices import Device
+from mrl_adapters._faiss.faiss_gpu import FaissGPUStructure
 from mrl_adapters._faiss.flat import FlatStructure
 from mrl_adapters._faiss.gpu import GPUStructure
 from mrl_adapters._faiss.gpu_rerank import DeviceVectors, fits
@@ -178,6 +180,54 @@ def test_read_something_else(tmp_path):
         GPUStructure.read(np.zeros(100, np.uint8))
 
 
+# -- over FAISS --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faiss_gpu_structure(monkeypatch):
+    """FAISS's flat index on the CPU in the place of that on a GPU, which can do the same and more."""
+    monkeypatch.setattr(faiss_gpu, "_on_device", lambda index: index)
+    return lambda dims, **options: GPUStructure.empty(dims, Device("cuda", "a GPU", "faiss"), **options)
+
+
+@pytest.mark.parametrize("most", [20, 2048])
+def test_over_faiss_it_finds_what_is_nearest(faiss_gpu_structure, monkeypatch, most):
+    monkeypatch.setattr(faiss_gpu, "_MOST", most)
+    monkeypatch.setattr(faiss_gpu, "_BLOCK", 70)
+    held, queries = prefixes(300, 24), np.concatenate([prefixes(8, 24, seed=1), np.zeros((1, 24), np.float32)])
+    structure = faiss_gpu_structure(24)
+    structure.add(held[:200])
+    structure.drop_front(50)
+    structure.add(held[200:])
+    assert (structure.dims, structure.count) == (24, 250)
+    rng = np.random.default_rng(3)
+    for share in (1.0, 0.95, 0.5, 0.1):
+        mask = rng.random(250) < share
+        for limit in (1, 10, int(mask.sum())):
+            check(structure, held[50:], queries, limit, mask)
+
+
+def test_over_faiss_it_is_written_and_read(faiss_gpu_structure, tmp_path, monkeypatch):
+    structure = faiss_gpu_structure(16)
+    structure.add(prefixes(150, 16))
+    monkeypatch.setattr(devices, "find", lambda: structure.device)
+    read = GPUStructure.read(written(structure, tmp_path))
+    assert isinstance(read, FaissGPUStructure) and is_usable(read, Wish())
+    check(read, prefixes(150, 16), prefixes(5, 16, seed=1), 10, np.ones(150, dtype=np.bool_))
+    assert not read.differing(0, prefixes(150, 16)) and read.differing(1, prefixes(149, 16))
+
+
+def test_over_faiss_in_a_backend(faiss_gpu_structure, opened, address, manifest, monkeypatch):
+    here, there = opened(f"{address}?collection=a"), opened(f"{address}?collection=b")
+    monkeypatch.setattr(devices, "find", lambda: Device("cuda", "a GPU", "faiss"))
+    for backend in (here, there):
+        filled(backend, manifest)
+    there.optimize(index="gpu")
+    request = two_stages(vectors_of(40, 7), candidates=200)
+    a, b = (backend.search(request) for backend in (here, there))
+    assert ids_of(a) == ids_of(b) and scores_of(a) == scores_of(b)
+
+
 # -- in the backend ----------------------------------------------------------------------------------------
 
 
@@ -220,9 +270,11 @@ def test_the_cache_file_is_used(opened, address, manifest, as_gpu, monkeypatch):
         filled(backend, manifest)
         backend.flush()
         expected = ids_of(backend.search(two_stages(vectors_of(5, 7))))
-    monkeypatch.setattr(GPUStructure, "add", None)
+    added, add = [], GPUStructure.add
+    monkeypatch.setattr(GPUStructure, "add", lambda self, vectors: (added.append(vectors.dtype), add(self, vectors)))
     again = opened(address, index="gpu")
     assert ids_of(again.search(two_stages(vectors_of(5, 7)))) == expected
+    assert added == [np.float16], "those of the file, and none from the store"
 
 
 def test_auto_takes_a_gpu_from_so_many_on(opened, address, manifest, as_gpu, monkeypatch):
@@ -259,13 +311,16 @@ def test_a_budget_that_it_does_not_fit(opened, address, manifest, as_gpu):
 
 def test_asked_for_without_a_gpu(address, opened, monkeypatch):
     monkeypatch.setattr(devices, "find", lambda: None)
-    with pytest.raises(BackendError, match=r"torch\.cuda\.is_available\(\).*pip install 'mrl-retrieval\[gpu\]'"):
+    with pytest.raises(
+        BackendError, match=r"torch\.cuda\.is_available\(\) and faiss.*pip install 'mrl-retrieval\[gpu\]'"
+    ):
         opened(address, index="gpu")
     with pytest.raises(InvalidInput, match="'auto', 'flat', 'ivf', 'hnsw', 'gpu'"):
         opened(address, index="cuda")
 
 
 def test_asked_for_without_pytorch(address, opened, monkeypatch):
+    monkeypatch.setattr(devices, "find", lambda: None)
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'mrl-retrieval\[gpu\]'"):
         opened(address, index="gpu")
@@ -299,6 +354,16 @@ def test_a_forked_process_cannot_use_the_gpu_of_its_parent(asked_afresh, monkeyp
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some GPU")
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: forked)
     assert devices.find() == (None if forked else Device("cuda", "some GPU"))
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_faiss_finds_a_gpu_where_pytorch_is_not_there(asked_afresh, monkeypatch, forked):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(devices, "_forked", forked)
+    found = devices.find()
+    assert found is None if forked else (found.library == "faiss" and found.free_bytes() is None)
 
 
 def test_errors_of_pytorch_are_ours():
