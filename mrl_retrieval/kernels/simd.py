@@ -33,7 +33,7 @@ from .vectors import (
     store,
 )
 
-__all__ = ["LANES", "byte_at", "float_at", "prefetch", "scan4", "short_at", "sums8"]
+__all__ = ["LANES", "byte_at", "float_at", "level_sums", "prefetch", "scan4", "short_at", "sums8"]
 
 
 def _block_sums(builder: ir.IRBuilder, bits: int, codes: ir.Value, groups: ir.Value, query: ir.Value) -> ir.Value:
@@ -118,6 +118,35 @@ def sums8(context: Any, codes: Any, groups: Any, query: Any, out: Any) -> Any:
 
     i = types.int64
     return types.void(i, i, i, i), generate
+
+
+@intrinsic
+def level_sums(context: Any, row: Any, groups: Any, inverse: Any, out: Any) -> Any:
+    """How well 4-bit levels fit a row of ``8 * groups`` float32: the levels of x are ``floor(x * inverse + 8)`` in 0..15,
+    less 7.5. To ``out`` go the products of levels and row, of levels and levels, of row and row: 3 x 8 float32, lane i
+    with the components i, i + 8, …, added in this order."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
+        row, groups, inverse, out = args
+        floats, words = ir.VectorType(F32, 8), ir.VectorType(I32, 8)
+        zero, top = constant(floats, 0.0), constant(floats, 15.0)
+        inverse = splat(builder, inverse, 8)
+        chains = [cgutils.alloca_once_value(builder, zero) for _ in range(3)]
+        with cgutils.for_range(builder, groups) as loop:
+            x = load(builder, builder.add(row, builder.shl(loop.index, I64(5))), floats)
+            level = builder.fadd(builder.fmul(x, inverse), constant(floats, 8.0))
+            level = builder.select(builder.fcmp_ordered(">", level, zero), level, zero)
+            level = builder.select(builder.fcmp_ordered("<", level, top), level, top)
+            level = builder.sitofp(builder.fptosi(level, words), floats)
+            level = builder.fsub(level, constant(floats, 7.5))
+            for chain, (a, b) in zip(chains, ((level, x), (level, level), (x, x)), strict=True):
+                builder.store(builder.fadd(builder.load(chain), builder.fmul(a, b)), chain)
+        for i, chain in enumerate(chains):
+            store(builder, builder.load(chain), at(builder, out, 32 * i))
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(i, i, types.float32, i), generate
 
 
 @intrinsic

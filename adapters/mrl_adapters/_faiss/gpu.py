@@ -206,7 +206,7 @@ def _mixes(held: HalfMatrix | Half) -> bool:
     from .torch_calls import torch
 
     assert not isinstance(held, np.ndarray)
-    one = torch.zeros((1, 8), dtype=torch.float16, device=held.rows.device)
+    one = torch.zeros((1, held.dims), dtype=torch.float16, device=held.rows.device)
     try:
         torch.mm(one, one.T, out_dtype=torch.float32)
     except (TypeError, RuntimeError):  # not in this version of PyTorch, or not on this device
