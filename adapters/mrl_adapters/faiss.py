@@ -39,6 +39,7 @@ from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
 from ._faiss.cache import cache_problem
 from ._faiss.choosing import Choice, Wish
+from ._faiss.devices import warn_if_faiss_is_doubled
 from ._faiss.exact import ExactSearcher
 from ._faiss.following import FollowingIndex
 from ._faiss.search import coarse_candidates, exact_candidates, exact_rankings, rankings
@@ -92,7 +93,7 @@ class FaissBackend(Backend):
             options: ``fine_dtype``: ``"float16"`` (default for a new collection), ``"float32"`` or ``"int8"``, how
                 full vectors are stored; ``lock_timeout``: seconds a write waits for another writer, default 30;
                 ``compact_at``: the share of dead vectors beyond which writes clean up, default 0.5; 1: never;
-                ``index``: the structure of the coarse index, ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"`` (default:
+                ``index``: the structure of the coarse index, one of ``choosing.INDEXES`` (default:
                 as it was, at first ``"auto"``); ``memory_budget``: bytes that it may take; ``probes``: how many of its
                 lists a search looks into, where it has lists (default: as many as was measured to be enough);
                 ``exact_copy``: whether a copy of the vectors in codes is kept, about one byte a component, which makes
@@ -106,6 +107,7 @@ class FaissBackend(Backend):
         if unknown := sorted(options.keys() - cls.options):
             raise InvalidInput(f"the faiss backend takes the options {sorted(cls.options)}, got {unknown}")
         cls._check_address(address)
+        warn_if_faiss_is_doubled()
         wish = Wish.checked(*(options.pop(name, None) for name in _INDEX_OPTIONS))
         exact_copy = options.pop("exact_copy", None)
         if exact_copy is not None and not isinstance(exact_copy, bool):
@@ -237,7 +239,7 @@ class FaissBackend(Backend):
         """Choose the structure of the index now, whether it is due or not, and write it to its cache file.
 
         Args:
-            index: ``"auto"``, ``"flat"``, ``"ivf"`` or ``"hnsw"``; None: what was asked for before.
+            index: ``"auto"``, ``"flat"``, ``"ivf"``, ``"hnsw"`` or ``"gpu"``; None: what was asked for before.
             memory_budget: bytes that it may take; None: likewise.
 
         Raises:

@@ -157,7 +157,9 @@ def _make_smoke(folder: Path) -> None:
 
 
 SETS = {
-    "M": Source(_make_mrl_like, (128, 256), "1,000,000 × 768, clusters with a decaying spectrum, like Matryoshka models'"),
+    "M": Source(
+        _make_mrl_like, (128, 256), "1,000,000 × 768, clusters with a decaying spectrum, like Matryoshka models'"
+    ),
     "W": Source(_make_wordllama, (64, 128), "1,042,511 real sentences by wordllama, 256 dims; 1,000 others as queries"),
     "minilm": Source(_make_minilm, (64, 128), "200,000 real sentences by all-MiniLM-L6-v2, 384 dims, rotated by PCA"),
     "smoke": Source(_make_smoke, (16,), "3,000 × 64, random clusters, for a run of seconds"),

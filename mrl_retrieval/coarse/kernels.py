@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.kernels.compiling import compiled
-from mrl_retrieval.kernels.simd import LANES, level_sums, prefetch, scan4, sums8
+from mrl_retrieval.kernels.simd import FOUR, LANES, level_sums, nearest8, prefetch, scan4, sums8
 from mrl_retrieval.matryoshka import FloatArray
 
 __all__ = ["assign", "encode", "put", "rotate", "search", "search_slots"]
@@ -89,18 +89,40 @@ def assign(
     out: IntArray,
 ) -> None:
     """The nearest centroid of each of the rotated ``vectors`` (n, d): to ``out`` (n,)."""
-    query = np.empty(vectors.shape[1], np.int8)
-    sums = np.empty(LANES, np.int32)
-    scores = np.empty(len(centroid_scales), np.float32)
-    for i in range(len(vectors)):
-        unit, total = _to_bytes(vectors[i], query)
-        _centroid_scores(query, unit, total, centroid_codes, centroid_scales, sums, scores)
-        best, where = _NOTHING, 0
-        for j in range(len(half_squares)):
-            score = scores[j] - half_squares[j]
-            if score > best:
-                best, where = score, j
-        out[i] = where
+    n, blocks, groups = len(vectors), centroid_codes.shape[0], centroid_codes.shape[1]
+    queries = np.zeros((FOUR, vectors.shape[1]), np.int8)
+    units, offsets = np.zeros(FOUR, np.float32), np.zeros(FOUR, np.int32)
+    best, where = np.empty((FOUR, LANES), np.float32), np.empty((FOUR, LANES), np.int32)
+    # Lanes without a centroid win nothing.
+    penalties = np.full(blocks * LANES, np.float32(np.inf))
+    penalties[: len(half_squares)] = half_squares
+    for start in range(0, n, FOUR):
+        count = min(FOUR, n - start)
+        for q in range(count):
+            unit, total = _to_bytes(vectors[start + q], queries[q])
+            units[q], offsets[q] = unit, 128 * total
+        best[:] = _NOTHING
+        where[:] = 0
+        for block in range(blocks):
+            nearest8(
+                centroid_codes.ctypes.data + block * groups * 64,
+                groups,
+                queries.ctypes.data,
+                offsets.ctypes.data,
+                units.ctypes.data,
+                centroid_scales.ctypes.data + block * LANES * 4,
+                penalties.ctypes.data + block * LANES * 4,
+                block,
+                best.ctypes.data,
+                where.ctypes.data,
+            )
+        for q in range(count):
+            score, nearest = _NOTHING, np.int64(0)
+            for lane in range(LANES):
+                i = np.int64(where[q, lane]) * LANES + lane
+                if best[q, lane] > score or (best[q, lane] == score and i < nearest):
+                    score, nearest = best[q, lane], i
+            out[start + q] = nearest
 
 
 @compiled

@@ -33,31 +33,32 @@ from .vectors import (
     store,
 )
 
-__all__ = ["LANES", "byte_at", "float_at", "level_sums", "prefetch", "scan4", "short_at", "sums8"]
+__all__ = ["FOUR", "LANES", "byte_at", "float_at", "level_sums", "nearest8", "prefetch", "scan4", "short_at", "sums8"]
+
+FOUR = 4
+"""Queries that are compared with each block at once where many are at hand: it is then read a quarter as often."""
 
 
-def _block_sums(builder: ir.IRBuilder, bits: int, codes: ir.Value, groups: ir.Value, query: ir.Value) -> ir.Value:
-    """Dot products of the 16 documents of a block with the query, as 16 integers.
+def _add_products(builder: ir.IRBuilder, chain: ir.Value, codes: ir.Value, query: ir.Value, place: ir.Value) -> None:
+    """Add to the sums in ``chain`` the products of a group with the four bytes of the query at ``place``."""
+    four = splat(builder, load(builder, builder.add(query, place), I32))
+    builder.store(dot4(builder, builder.load(chain), codes, four), chain)
 
-    A group is 64 bytes: of each document four bytes, which hold four codes of 8 bits, or eight of 4 bits, the first
-    four of them in the low halves. ``query`` has as many signed bytes as there are codes of one document.
+
+def _sums4(builder: ir.IRBuilder, codes: ir.Value, groups: ir.Value, query: ir.Value) -> ir.Value:
+    """Dot products of the 16 documents of a block of 4-bit codes with the query, as 16 integers.
+
+    A group is 64 bytes: of each document four bytes, which hold eight codes, the first four of them in the low halves.
+    ``query`` has as many signed bytes as there are codes of one document.
     """
     chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(2)]
-    per_group = 8 if bits == 4 else 4
-
-    def add(chain: ir.Value, values: ir.Value, place: ir.Value) -> None:
-        four = splat(builder, load(builder, builder.add(query, place), I32))
-        builder.store(dot4(builder, builder.load(chain), values, four), chain)
-
+    low = constant(WORDS, 0x0F0F0F0F)
     with cgutils.for_range(builder, groups) as loop:
-        values = load(builder, builder.add(codes, builder.mul(loop.index, I64(64))), WORDS)
-        place = builder.mul(loop.index, I64(per_group))
-        if bits == 8:
-            add(chains[0], values, place)
-        else:
-            low = constant(WORDS, 0x0F0F0F0F)
-            add(chains[0], builder.and_(values, low), place)
-            add(chains[1], builder.and_(builder.lshr(values, constant(WORDS, 4)), low), at(builder, place, 4))
+        values = load(builder, builder.add(codes, builder.shl(loop.index, I64(6))), WORDS)
+        place = builder.shl(loop.index, I64(3))
+        _add_products(builder, chains[0], builder.and_(values, low), query, place)
+        high = builder.and_(builder.lshr(values, constant(WORDS, 4)), low)
+        _add_products(builder, chains[1], high, query, at(builder, place, 4))
     return builder.add(builder.load(chains[0]), builder.load(chains[1]))
 
 
@@ -95,7 +96,7 @@ def scan4(
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
         codes, groups, query, scales, factor, shift, base, threshold, out = args
         factor, shift, base, threshold = (splat(builder, value) for value in (factor, shift, base, threshold))
-        sums = builder.sitofp(_block_sums(builder, 4, codes, groups, query), FLOATS)
+        sums = builder.sitofp(_sums4(builder, codes, groups, query), FLOATS)
         inner = builder.fadd(builder.fmul(sums, factor), shift)
         wide = half_to_float(builder, load(builder, scales, SHORTS))
         scores = builder.fadd(builder.fmul(inner, wide), base)
@@ -108,12 +109,18 @@ def scan4(
 
 @intrinsic
 def sums8(context: Any, codes: Any, groups: Any, query: Any, out: Any) -> Any:
-    """Dot products of a block of 8-bit codes (``groups`` of 64 bytes, each of 4 dims) with the signed bytes at
-    ``query``, written to ``out`` as 16 int32."""
+    """Dot products of a block of 8-bit codes (``groups`` of 64 bytes, each of 4 dims, an even number of them) with the
+    signed bytes at ``query``, written to ``out`` as 16 int32."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
         codes, groups, query, out = args
-        store(builder, _block_sums(builder, 8, codes, groups, query), out)
+        chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(2)]
+        with cgutils.for_range(builder, builder.lshr(groups, I64(1))) as loop:
+            here, place = builder.shl(loop.index, I64(7)), builder.shl(loop.index, I64(3))
+            for i, chain in enumerate(chains):
+                values = load(builder, at(builder, builder.add(codes, here), 64 * i), WORDS)
+                _add_products(builder, chain, values, query, at(builder, place, 4 * i))
+        store(builder, builder.add(builder.load(chains[0]), builder.load(chains[1])), out)
         return context.get_dummy_value()
 
     i = types.int64
@@ -121,8 +128,67 @@ def sums8(context: Any, codes: Any, groups: Any, query: Any, out: Any) -> Any:
 
 
 @intrinsic
+def nearest8(
+    context: Any,
+    codes: Any,
+    groups: Any,
+    queries: Any,
+    offsets: Any,
+    units: Any,
+    scales: Any,
+    penalties: Any,
+    block: Any,
+    best: Any,
+    where: Any,
+) -> Any:
+    """Keep, lane by lane, the best of the blocks of 8-bit codes that ``FOUR`` queries are shown one after the other.
+
+    The score is ``(sum - offset) * unit * scale - penalty``. Of equal ones the first stays.
+
+    Args:
+        context: numba's.
+        codes: address of the block, as are the others but two.
+        groups: of 64 bytes, each of 4 dims.
+        queries: 4 x ``4 * groups`` signed bytes.
+        offsets: 4 int32.
+        units: 4 float32.
+        scales: 16 float32, one for each document.
+        penalties: the same.
+        block: its number.
+        best: 4 x 16 float32, the scores so far.
+        where: 4 x 16 int32, the numbers of their blocks.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
+        codes, groups, queries, offsets, units, scales, penalties, block, best, where = args
+        width, block = builder.shl(groups, I64(2)), splat(builder, builder.trunc(block, I32))
+        scales, penalties = load(builder, scales, FLOATS), load(builder, penalties, FLOATS)
+        chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(FOUR)]
+        starts = [builder.add(queries, builder.mul(width, I64(q))) for q in range(FOUR)]
+        with cgutils.for_range(builder, groups) as loop:
+            values = load(builder, builder.add(codes, builder.shl(loop.index, I64(6))), WORDS)
+            place = builder.shl(loop.index, I64(2))
+            for chain, start in zip(chains, starts, strict=True):
+                _add_products(builder, chain, values, start, place)
+        for q, chain in enumerate(chains):
+            offset = splat(builder, load(builder, at(builder, offsets, 4 * q), I32))
+            unit = splat(builder, load(builder, at(builder, units, 4 * q), F32))
+            sums = builder.sitofp(builder.sub(builder.load(chain), offset), FLOATS)
+            score = builder.fsub(builder.fmul(builder.fmul(sums, unit), scales), penalties)
+            held, held_in = at(builder, best, 64 * q), at(builder, where, 64 * q)
+            before, before_in = load(builder, held, FLOATS), load(builder, held_in, WORDS)
+            better = builder.fcmp_ordered(">", score, before)
+            store(builder, builder.select(better, score, before), held)
+            store(builder, builder.select(better, block, before_in), held_in)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(*[i] * 10), generate
+
+
+@intrinsic
 def level_sums(context: Any, row: Any, groups: Any, inverse: Any, out: Any) -> Any:
-    """How well 4-bit levels fit a row of ``8 * groups`` float32: the levels of x are ``floor(x * inverse + 8)`` in 0..15,
+    """How well 4-bit levels fit a row of ``8 * groups`` float32: the level of x is ``floor(x * inverse + 8)`` in 0..15,
     less 7.5. To ``out`` go the products of levels and row, of levels and levels, of row and row: 3 x 8 float32, lane i
     with the components i, i + 8, …, added in this order."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTra
 from .exact import ExactSearcher
 from .following import FollowingIndex
 from .index import CoarseIndex
+from .structure import Structure
 
 __all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"]
 
@@ -28,18 +30,21 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
     """The rankings of a request that has stages; ``filter`` is its own, resolved."""
     started = time.perf_counter()
 
-    def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, bool, float]:
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, Structure, float]:
         nearest = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter, index.probes)
-        return nearest, coarse.structure.exact_scores, time.perf_counter() - started
+        return nearest, coarse.structure, time.perf_counter() - started
 
-    def rest(snapshot: Snapshot, found: tuple[_Nearest, bool, float]) -> list[Ranking]:
-        (estimates, positions), exact_scores, coarse_seconds = found
+    def rest(snapshot: Snapshot, found: tuple[_Nearest, Structure, float]) -> list[Ranking]:
+        (estimates, positions), structure, coarse_seconds = found
         scores: FloatArray | None = estimates
-        if not exact_scores:
+        near: Sequence[npt.NDArray[np.int64]] = list(positions)
+        if not structure.exact_scores:
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
             scores = _coarse_cosines(snapshot, request, positions) if request.explain else None
+            if not request.explain and len(request.stages) == 2:
+                near = structure.shortlist(snapshot, request.vectors, positions, request.k)
         rerank = Reranker(request, snapshot)
-        answers = rerank.rankings(list(positions), None if scores is None else list(scores))
+        answers = rerank.rankings(near, None if scores is None else list(scores))
         if not request.explain:
             return answers
         first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray
+from mrl_retrieval.storage import Snapshot
+from mrl_retrieval.storage.segments import PositionArray
 
 __all__ = ["Allowed", "Found", "Mask", "Structure"]
 
@@ -79,6 +81,17 @@ class Structure(ABC):
             allowed: the places that take part.
             probes: how many lists to look into, where there are lists; None: as many as was found to be enough.
         """
+
+    def shortlist(
+        self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int
+    ) -> Sequence[PositionArray]:
+        """Of the candidates (Q, n) of full queries (Q, D), those that can be among the best ``k``, ties included; all
+        of them, where it cannot tell. May be called whatever is done to the structure meanwhile.
+
+        Raises:
+            CorruptionError: a vector is not as it was written.
+        """
+        return list(positions)
 
     @abstractmethod
     def write(self, path: Path) -> None:

@@ -106,6 +106,12 @@ def test_two_builds_of_faiss(two_builds, as_gpu, address, opened, caplog):
         opened(address, index="gpu")
 
 
+def test_two_builds_of_faiss_are_said_at_opening(two_builds, address, opened, caplog):
+    for _ in range(2):
+        opened(address)
+    assert len(caplog.messages) == 1
+
+
 @needs_gpu
 def test_a_gpu_multiplies_float16_into_float32():
     """Half of what would be read otherwise; from torch 2.8 on."""

@@ -12,8 +12,8 @@ from mrl_adapters._faiss.gpu_rerank import DeviceVectors, fits
 from mrl_adapters._faiss.shortlists import Shortlists
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 from tests.backends.common import DIM
-from tests.backends.faiss.gpu.helpers import CPU, filled, prefixes
-from tests.backends.faiss.helpers import rows, vectors_of
+from tests.backends.faiss.gpu.helpers import CPU, filled, prefixes, scores_of
+from tests.backends.faiss.helpers import ids_of, rows, two_stages, vectors_of
 
 
 def best_of(snapshot, query, candidates, k):
@@ -142,3 +142,22 @@ def test_the_error_is_never_larger_than_said(device, opened, address, manifest):
             expected = [stored_cosines(snapshot.fine, numbers, query, DIM) for query in queries]
             off = np.abs(found.cpu().numpy() - np.array(expected)).max()
             assert off <= DeviceVectors.error(DIM, dtype != "float16")
+
+
+def test_a_batch_is_reranked_with_the_gpu(opened, address, manifest, as_gpu, monkeypatch):
+    here, there = opened(f"{address}?collection=a"), opened(f"{address}?collection=b", index="gpu")
+    for backend in (here, there):
+        filled(backend, manifest)
+        backend.flush()
+    lengths, shortlist = [], DeviceVectors.shortlist
+
+    def watched(*args):
+        found = shortlist(*args)
+        lengths.extend(shortened(found))
+        return found
+
+    monkeypatch.setattr(DeviceVectors, "shortlist", watched)
+    request = two_stages(vectors_of(40, 7), candidates=200)
+    a, b = (backend.search(request) for backend in (here, there))
+    assert ids_of(a) == ids_of(b) and scores_of(a) == scores_of(b)
+    assert len(lengths) == 40 and max(lengths) < 40
