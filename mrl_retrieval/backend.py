@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from .address import Address
 from .documents import Row, RowBatch
-from .errors import CollectionNotFound
+from .errors import CollectionNotFound, NothingLearned
 from .filters import Filter, IdIn, leaves, matches
 from .manifest import Manifest
 from .matryoshka import FloatArray
@@ -71,6 +71,8 @@ class Capabilities:
     """Scores every vector inside the database. False: the core reads all vectors and scores them."""
     approximate_coarse: bool = False
     """The coarse stage may miss some of the true best prefixes (a graph or inverted index)."""
+    depth_by_query: bool = False
+    """Learns how deep to search for a recall: ``learn_depth``, then ``recall=`` in a search."""
     vector_dtype: str = "float32"
     """How fine vectors are stored."""
     quantization: frozenset[str] = frozenset()
@@ -262,6 +264,18 @@ class Backend(ABC):
 
     def flush(self) -> None:
         """Write caches that make the next opening faster. Rows are durable without it."""
+
+    def learn_depth(self, queries: FloatArray | None, k: int) -> Any:
+        """Learn how deep to search for which recall of the best ``k``, where ``depth_by_query`` is declared.
+
+        ``queries``: (Q, fine_dims) unit rows; None: stored vectors stand for them.
+
+        Raises:
+            InvalidInput: it cannot be learned from so little.
+        """
+        raise NothingLearned(
+            f"the backend at {self.address} does not learn how deep to search: pass coarse_top_k to its searches"
+        )
 
     def repair(self) -> Any:
         """Bring back in order what an interrupted write left behind. Nothing to do where there are transactions. A

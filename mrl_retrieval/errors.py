@@ -23,6 +23,7 @@
     │   │   └── NewerFormatError         written by a newer version of this library
     │   ├── CollectionMismatchError      made with other dims or settings
     │   │   └── ModelMismatchError       made with another encoder
+    │   ├── NothingLearned               a recall was asked for before a depth for it was learned
     │   ├── ConflictError                somebody else changed the manifest meanwhile
     │   └── CorruptionError              stored data fails its checksum
     └── BackendError                     the database failed; its own words are in the message
@@ -61,6 +62,7 @@ __all__ = [
     "NewerFormatError",
     "NonFiniteError",
     "NotACollection",
+    "NothingLearned",
     "PluginError",
     "TextTooLongError",
     "UnknownNameError",
@@ -168,6 +170,10 @@ class CollectionMismatchError(CollectionError):
 
 class ModelMismatchError(CollectionMismatchError):
     """The collection was made with another encoder."""
+
+
+class NothingLearned(CollectionError):
+    """A recall was asked for, but how deep to search for it was never learned."""
 
 
 class ConflictError(CollectionError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
@@ -23,13 +23,16 @@ from .generations import open_current
 from .indexing import input_batches
 from .long_texts import OnLong, TextEncoding
 from .manifest import Manifest
-from .matryoshka import as_vectors, number_of_axes
+from .matryoshka import as_vectors, number_of_axes, prefix
 from .moving.copying import CopyReport, copy_collection
 from .progress import progress_report
 from .registry import open_backend
 from .searching import PreparedSearch, PreparedSearches, SearchOptions
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
 from .writing import Writer
+
+if TYPE_CHECKING:
+    from .coarse.depth import LearnedDepth
 
 __all__ = ["CollectionInfo", "MatryoshkaRetriever"]
 
@@ -205,6 +208,7 @@ class MatryoshkaRetriever:
         filter: Mapping[str, Any] | Filter | None = None,
         exact: bool = False,
         stages: StageSpec | None = None,
+        recall: float | None = None,
         explain: bool = False,
         encode_kwargs: Mapping[str, Any] | None = None,
     ) -> SearchResult:
@@ -218,6 +222,8 @@ class MatryoshkaRetriever:
             exact: score every stored vector: the answer that everything else can be checked against. There are no
                 candidates then, and ``coarse_top_k`` and ``stages`` play no part.
             stages: a funnel for this search: ``[(64, 400), (128, 100)]``.
+            recall: instead of ``coarse_top_k``, the share of the true best that is to be found, such as 0.99: each
+                query is searched as deep as it needs by what :meth:`learn_depth` learned.
             explain: fill ``result.trace`` and every hit's ``coarse_score``.
             encode_kwargs: passed on to the encoder.
 
@@ -225,6 +231,7 @@ class MatryoshkaRetriever:
             InvalidInput: a number, the filter or the query cannot be used.
             EncoderRequired: there is no encoder.
             ModelMismatchError: the collection was made with another encoder.
+            NothingLearned: ``recall`` was given before a depth for it was learned.
         """
         if not isinstance(query, str):
             raise InvalidInput(f"query is {type(query).__name__}, expected str; for several use search_batch")
@@ -235,6 +242,7 @@ class MatryoshkaRetriever:
             filter=filter,
             exact=exact,
             stages=stages,
+            recall=recall,
             explain=explain,
             encode_kwargs=encode_kwargs,
         )[0]
@@ -305,6 +313,40 @@ class MatryoshkaRetriever:
         return CollectionInfo(str(self._backend.address), manifest, self._backend.stats())
 
     # -- the rest ------------------------------------------------------------------------------------------
+
+    def learn_depth(self, queries: Any = None, *, top_k: int = 10) -> LearnedDepth:
+        """Learn how deep to search for which recall of the best ``top_k``, for ``recall=`` in searches.
+
+        The coarse index is made anew for it, and learned again whenever it is.
+
+        Args:
+            queries: a few hundred texts like those that will be asked, or their full embeddings (Q, D); 600 are enough
+                for a recall of 0.99. None: stored vectors stand for queries; these are nearer to each other than
+                queries are to them, so that somewhat less recall than promised is found.
+            top_k: hits that searches will ask for, at most.
+
+        Returns:
+            What was learned, with the recall that each depth holds with 95 % confidence.
+
+        Raises:
+            CollectionNotFound: nothing was indexed yet.
+            InvalidInput: there are too few queries, or documents.
+            NothingLearned: this backend does not learn.
+        """
+        k = check_positive(top_k, "top_k")
+        manifest = self.manifest or self._backend.manifest  # the latter says what is missing
+        self._collection.check_current(writing=False)
+        if queries is None:
+            return cast("LearnedDepth", self._backend.learn_depth(None, k))
+        if isinstance(queries, (str, bytes)):
+            raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or vectors (Q, D)")
+        if isinstance(queries, Iterator):
+            queries = list(queries)
+        if len(queries) and isinstance(queries[0], str):
+            texts = [check_query(text, i) for i, text in enumerate(queries)]
+            queries = self._encode(self._collection.verified_encoder(), texts, queries=True)
+        vectors = as_vectors(queries, dim=manifest.dim, what="query vectors")
+        return cast("LearnedDepth", self._backend.learn_depth(prefix(vectors, manifest.fine_dims), k))
 
     def copy_to(
         self,

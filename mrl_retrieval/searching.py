@@ -10,10 +10,11 @@ from typing import Any, Literal, TypedDict
 from .backend import Backend
 from .certificate import Certificate
 from .documents import Hit, SearchResult
+from .errors import NothingLearned
 from .filters import Filter, parse_filter
 from .manifest import Manifest
 from .matryoshka import FloatArray, prefix
-from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec
+from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_recall
 from .two_stage import Ranking, SearchRequest, Stage
 
 __all__ = ["PreparedSearch", "PreparedSearches", "SearchOptions"]
@@ -33,6 +34,7 @@ class SearchOptions(TypedDict, total=False):
     filter: Mapping[str, Any] | Filter | None
     exact: bool
     stages: StageSpec | None
+    recall: float | None
     explain: bool
 
 
@@ -43,6 +45,7 @@ class PreparedSearch:
     manifest: Manifest
     stages: tuple[Stage, ...]
     filter: Filter | None
+    recall: float | None
     explain: bool
 
     @classmethod
@@ -56,6 +59,7 @@ class PreparedSearch:
         filter: Mapping[str, Any] | Filter | None = None,
         exact: bool = False,
         stages: StageSpec | None = None,
+        recall: float | None = None,
         explain: bool = False,
     ) -> PreparedSearch | None:
         """Check what a call gave; ``made`` is what the constructor was given. None where there is no collection yet.
@@ -66,16 +70,25 @@ class PreparedSearch:
         """
         funnel = NOT_GIVEN if stages is None else stages
         settings = SearchSettings.checked(coarse_top_k, top_k, funnel, top_k_name="top_k")
+        if recall is not None:
+            check_recall(recall)
+            if exact or stages is not None or coarse_top_k is not NOT_GIVEN:
+                raise TypeError("recall= chooses the depth by itself: leave out exact=, stages= and coarse_top_k=")
         parsed = parse_filter(filter)
         if manifest is None:
             return None
         resolved = settings.resolve(made, manifest, exact=exact)
-        return cls(manifest, resolved, parsed, explain)
+        return cls(manifest, resolved, parsed, recall, explain)
 
     def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
         """Search for full embeddings, ``(Q, dim)``: one result for each."""
+        if self.recall is not None and not backend.capabilities.depth_by_query:
+            raise NothingLearned(
+                f"recall={self.recall:g} was asked for, but the backend at {backend.address} does not learn how deep "
+                "to search for it: pass coarse_top_k instead, or use the embedded store ('faiss:FOLDER')"
+            )
         queries = prefix(vectors, self.manifest.fine_dims)
-        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain)
+        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
         kind: Literal["exact", "candidates"] = "exact" if request.exact else "candidates"
         certificate = _certificate(kind, self.manifest.fine_dims, backend.capabilities.vector_dtype)
         return [_result(ranking, certificate) for ranking in backend.search(request)]

@@ -17,7 +17,7 @@ from .errors import CollectionMismatchError, DimensionError, InvalidInput
 from .manifest import Manifest
 from .two_stage import Stage
 
-__all__ = ["NOT_GIVEN", "NotGiven", "SearchSettings", "StageSpec", "check_positive"]
+__all__ = ["NOT_GIVEN", "NotGiven", "SearchSettings", "StageSpec", "check_positive", "check_recall"]
 
 StageSpec = Sequence[tuple[int, int]]
 """A funnel as the user writes it: ``[(dims, keep), …]``, from short to long."""
@@ -152,6 +152,17 @@ def _check_funnel(stages: Any) -> tuple[Stage, ...]:
                 "longer prefixes over fewer candidates"
             )
     return funnel
+
+
+def check_recall(recall: Any) -> float:
+    """Return ``recall`` if it is a number between 0 and 1, both excluded.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if isinstance(recall, bool) or not isinstance(recall, (int, float, np.floating)) or not 0 < recall < 1:
+        raise InvalidInput(f"recall is a share between 0 and 1, for instance 0.99, not {recall!r}")
+    return float(recall)
 
 
 def resolve_dims(

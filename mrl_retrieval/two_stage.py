@@ -61,6 +61,9 @@ class SearchRequest:
     filter: Filter | None = None
     explain: bool = False
     """Fill the trace and the coarse scores, even where that costs a round trip more."""
+    recall: float | None = None
+    """Search as deep as was learned to be enough for this share of the true best k, instead of the first stage's limit.
+    Only for backends that declare ``depth_by_query``."""
 
     @property
     def exact(self) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.address import Address
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
+from mrl_retrieval.coarse.depth import LearnedDepth
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import AddressError, InvalidInput, MRLError
 from mrl_retrieval.filters import OPERATORS, Filter
@@ -42,6 +43,7 @@ from ._faiss.choosing import Choice, Wish
 from ._faiss.devices import warn_if_faiss_is_doubled
 from ._faiss.exact import ExactSearcher
 from ._faiss.following import FollowingIndex
+from ._faiss.lessons import Sample
 from ._faiss.search import coarse_candidates, exact_candidates, exact_rankings, rankings
 
 __all__ = ["FaissBackend"]
@@ -67,6 +69,7 @@ class FaissBackend(Backend):
         filter_operators=OPERATORS,
         exact_search=True,
         approximate_coarse=True,
+        depth_by_query=True,
         vector_dtype="float16",
     )
     options: ClassVar[frozenset[str]] = frozenset(
@@ -234,6 +237,12 @@ class FaissBackend(Backend):
         self._index.choose_if_due()
         self._index.save(worth_it=lambda missing, covered: missing > 0, lock_timeout=None)
         self._exact.make_if_wanted()
+
+    def learn_depth(self, queries: FloatArray | None, k: int) -> LearnedDepth:
+        """See :meth:`Backend.learn_depth`. Makes the coarse index anew, as one that has learned, and keeps it."""
+        self._index.choose(sample=Sample(queries, k))
+        self._index.save(worth_it=lambda missing, covered: True, lock_timeout=None)
+        return self._index.learned()
 
     def optimize(self, *, index: str | None = None, memory_budget: int | None = None) -> Choice:
         """Choose the structure of the index now, whether it is due or not, and write it to its cache file.

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from mrl_retrieval.errors import CollectionError, InvalidInput, ManifestError
+from mrl_retrieval.errors import InvalidInput, ManifestError, NothingLearned
+from mrl_retrieval.settings import check_recall
 
 from .within import ALL_LISTS, Reach
 
-__all__ = ["DepthStep", "LearnedDepth", "check_recall", "depth_for"]
+__all__ = ["DepthStep", "LearnedDepth", "depth_for"]
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,6 @@ def _step(data: Mapping[str, Any]) -> DepthStep:
     return DepthStep(float(data["recall"]), reach, float(data["scanned"]), float(data["candidates"]))
 
 
-def check_recall(recall: float) -> None:
-    """Raise :class:`InvalidInput` if ``recall`` is not a number between 0 and 1, both excluded."""
-    if isinstance(recall, bool) or not isinstance(recall, int | float | np.floating) or not 0 < recall < 1:
-        raise InvalidInput(f"recall is a share between 0 and 1, for instance 0.99, not {recall!r}")
-
-
 def depth_for(learned: LearnedDepth | None, recall: float, k: int, share: float = 1.0) -> Reach:
     """How deep to search for the best ``k`` of this share of the documents, which a filter lets through.
 
@@ -109,14 +104,14 @@ def depth_for(learned: LearnedDepth | None, recall: float, k: int, share: float 
     searched, so that what a filter leaves is never searched less than what was learned.
 
     Raises:
-        CollectionError: nothing was learned.
+        NothingLearned: it was not learned.
         InvalidInput: see :meth:`LearnedDepth.at`.
     """
     check_recall(recall)
     if learned is None:
-        raise CollectionError(
-            f"recall={recall:g} was asked for, but no depth has been learned for this collection: "
-            "learn it from a sample of queries, or pass coarse_top_k instead"
+        raise NothingLearned(
+            f"recall={recall:g} was asked for, but how deep to search for it was not learned for this collection: "
+            "call retriever.learn_depth(queries) with a few hundred queries, or pass coarse_top_k instead"
         )
     reach = learned.at(recall, k).reach
     return reach if k <= share * learned.k else replace(reach, margin=ALL_LISTS)

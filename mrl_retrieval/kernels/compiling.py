@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import zlib
@@ -55,6 +56,8 @@ class _Cache(_caching.FunctionCache):  # type: ignore[misc]
             found = super().load_overload(signature, context)
         except Exception as error:  # noqa: BLE001, a damaged pickle can raise anything
             _log.warning("compiled code in %s cannot be read, compiling again: %r", self.cache_path, error)
+            with contextlib.suppress(OSError):
+                self.flush()
             return None
         # Two processes that write at once can give code for different types the same number.
         return found if found is None or found.signature.args == tuple(signature) else None
@@ -62,8 +65,8 @@ class _Cache(_caching.FunctionCache):  # type: ignore[misc]
     def save_overload(self, signature: Any, data: Any) -> None:
         try:
             super().save_overload(signature, data)
-        except OSError as error:
-            _log.warning("compiled code cannot be kept in %s: %s", self.cache_path, error)
+        except Exception as error:  # noqa: BLE001, as above, or a full disk
+            _log.warning("compiled code cannot be kept in %s: %r", self.cache_path, error)
 
 
 def _ingredients(function: Callable[..., Any]) -> int:

@@ -12,7 +12,7 @@ from mrl_retrieval.coarse.depth import DepthStep, LearnedDepth, depth_for
 from mrl_retrieval.coarse.depth_learning import learn, lower_bound
 from mrl_retrieval.coarse.lists import CodeLists
 from mrl_retrieval.coarse.within import ALL_LISTS, Reach, WithinMargin
-from mrl_retrieval.errors import CollectionError, InvalidInput, ManifestError
+from mrl_retrieval.errors import InvalidInput, ManifestError, NothingLearned
 from mrl_retrieval.matryoshka import normalize
 
 N, FULL, DIMS, LISTS, K = 6000, 48, 24, 64, 10
@@ -257,7 +257,7 @@ def test_what_is_no_recall_is_refused(learned, recall):
 
 
 def test_where_nothing_was_learned_nothing_is_promised():
-    with pytest.raises(CollectionError, match=r"recall=0\.99 .* no depth has been learned .* coarse_top_k"):
+    with pytest.raises(NothingLearned, match=r"recall=0\.99 .* was not learned .* coarse_top_k"):
         depth_for(None, 0.99, K)
 
 

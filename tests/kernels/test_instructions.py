@@ -25,9 +25,14 @@ from mrl_retrieval.kernels.simd import (
 )
 
 ROOT = Path(__file__).parents[2]
-TARGETS = {"generic": "", "nehalem": ",", "haswell": "+avx2,+f16c", "skylake-avx512": "+avx512f,+avx512bw,+avx2,+f16c"}
+TARGETS = {
+    "generic": "",
+    "nehalem": "+sse4.2",
+    "haswell": "+sse4.2,+avx2,+f16c",
+    "skylake-avx512": "+sse4.2,+avx2,+f16c,+avx512f,+avx512bw",
+}
 HOST = llvmlite.binding.get_host_cpu_features()
-# A processor can run code that is made for a lesser one.
+# A processor can run code that is made for a lesser one of its kind.
 HERE = [name for name, features in TARGETS.items() if all(HOST.get(f[1:]) for f in features.split(",") if f)]
 SELF = "MRL_RETRIEVAL_TESTED_TARGET"
 
@@ -192,8 +197,8 @@ if SELF not in os.environ:
     @pytest.mark.slow
     @pytest.mark.parametrize("target", HERE)
     def test_kernels_give_the_same_on_other_processors(target):
-        folders = ("tests/kernels", "tests/coarse/test_code_lists.py", "tests/exact/test_search.py")
-        run_as(target, *folders)
+        here = ("tests/kernels/test_instructions.py", "tests/kernels/test_stored_cosines.py")
+        run_as(target, *here, "tests/coarse/test_code_lists.py", "tests/exact/test_search.py")
 
     def test_instructions_give_the_same_on_the_least_processor():
         run_as("generic", "tests/kernels/test_instructions.py")

@@ -24,6 +24,7 @@ from .coded import CodedStructure
 from .flat import FlatStructure
 from .gpu import GPUStructure
 from .hnsw import HNSWStructure
+from .lessons import Sample, learned
 from .structure import Allowed, Structure
 
 __all__ = ["INDEXES", "Choice", "Wish", "is_due", "is_usable", "make", "started"]
@@ -139,24 +140,28 @@ def _possible(index: str, rows: int) -> bool:
     return rows >= {"ivf": 16 * _LEAST_PER_LIST, "hnsw": 1}.get(index, 0)
 
 
-def make(snapshot: Snapshot, wish: Wish, stop: Callable[[], bool] = lambda: False) -> tuple[Structure, Choice]:
+def make(
+    snapshot: Snapshot, wish: Wish, stop: Callable[[], bool] = lambda: False, sample: Sample | None = None
+) -> tuple[Structure, Choice]:
     """The structure that a collection should have now, with all its prefixes, from ``snapshot.state.first`` on.
 
     Args:
         snapshot: of the collection.
         wish: with an index; see :meth:`Wish.after`.
         stop: asked from time to time whether to give up.
+        sample: to learn from how deep to search; the structure is one that can learn then.
 
     Raises:
-        InvalidInput: an index was asked for that needs more vectors than there are.
+        InvalidInput: an index was asked for that needs more vectors than there are, or cannot learn; the sample is too
+            small.
         MemoryBudgetError: nothing that was asked for fits the budget, or the GPU.
         BackendError: there is no GPU, and one was asked for.
         Stopped: ``stop`` said so.
     """
-    maker = _Maker(snapshot, wish, stop)
+    maker = _Maker(snapshot, wish, stop, sample)
     if wish.index not in (None, "auto"):
         return maker.one(wish.index, f"index={wish.index!r} was asked for")
-    if _has_gpu_for(maker.rows) and maker.fits_gpu():
+    if sample is None and _has_gpu_for(maker.rows) and maker.fits_gpu():
         return maker.one("gpu", "a GPU compares all of them at once")
     if maker.rows < _IVF_ROWS or not available():
         why = "too few vectors for lists to pay" if available() else "without numba (extra fast) nothing else is faster"
@@ -167,8 +172,9 @@ def make(snapshot: Snapshot, wish: Wish, stop: Callable[[], bool] = lambda: Fals
 class _Maker:
     """Makes structures for one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, wish: Wish, stop: Callable[[], bool]) -> None:
+    def __init__(self, snapshot: Snapshot, wish: Wish, stop: Callable[[], bool], sample: Sample | None) -> None:
         self._snapshot = snapshot
+        self._sample_queries = sample
         self._wish = wish
         self._stop = stop
         state = snapshot.state
@@ -180,7 +186,12 @@ class _Maker:
         """The structure of that name."""
         self._check_budget(index)
         structure = self._empty(index)
+        if self._sample_queries is not None and not isinstance(structure, CodedStructure):
+            raise InvalidInput(
+                f"an index of kind {index!r} does not learn how deep to search; use index='auto', 'flat' or 'ivf'"
+            )
         self._fill(structure)
+        self._learn(structure)
         return structure, self._choice(index, why)
 
     def measured(self) -> tuple[Structure, Choice]:
@@ -195,7 +206,12 @@ class _Maker:
         if share_of_time > _WORTH:
             return self.one("flat", f"{probes} of {structure.codes.lists} lists find {found}")
         structure.probes = probes
+        self._learn(structure)
         return structure, self._choice("ivf", f"{probes} of {structure.codes.lists} lists find {found}")
+
+    def _learn(self, structure: Structure) -> None:
+        if self._sample_queries is not None and isinstance(structure, CodedStructure):
+            structure.lesson = learned(structure.codes, self._snapshot, self._live, self._sample_queries)
 
     def _choice(self, index: str, why: str) -> Choice:
         return Choice(index, self._wish.index or "auto", self._wish.memory_budget, self.rows, why)
@@ -234,7 +250,8 @@ class _Maker:
 
     def _empty(self, index: str) -> Structure:
         if index == "flat":
-            return started(self._dims, self.rows)
+            codes = self._sample_queries is not None
+            return CodedStructure.empty(self._dims) if codes else started(self._dims, self.rows)
         if index == "hnsw":
             return HNSWStructure.empty(self._sample(min(self.rows, 100_000)))
         if index == "gpu":

@@ -11,9 +11,12 @@ import numpy.typing as npt
 
 from mrl_retrieval.coarse import CodeLists
 from mrl_retrieval.coarse.container import read_arrays, write_arrays
+from mrl_retrieval.coarse.depth import depth_for
+from mrl_retrieval.coarse.within import WithinMargin
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.parallel import THREADS, spread
 
+from .lessons import Lesson
 from .structure import Allowed, Found, Structure
 
 __all__ = ["CodedStructure"]
@@ -26,9 +29,11 @@ class CodedStructure(Structure):
 
     kind: ClassVar[str] = "coded"
 
-    def __init__(self, lists: CodeLists, probes: int = 1) -> None:
+    def __init__(self, lists: CodeLists, probes: int = 1, lesson: Lesson | None = None) -> None:
         self.codes = lists
         self.probes = probes
+        self.lesson = lesson
+        self._within = WithinMargin(lists)
 
     @classmethod
     def empty(cls, dims: int, centroids: FloatArray | None = None, probes: int = 1) -> CodedStructure:
@@ -66,9 +71,23 @@ class CodedStructure(Structure):
         spread(len(queries), search, least=_WORTH_A_THREAD)
         return scores, places
 
+    def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> list[npt.NDArray[np.int64]]:
+        found: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
+        if not allowed.count:
+            return found
+        depth = None if self.lesson is None else self.lesson.depth
+        reach = depth_for(depth, recall, k, allowed.count / self.count)
+
+        def search(start: int, stop: int) -> None:
+            found[start:stop] = self._within.candidates(queries[start:stop], reach, allowed.mask, allowed.count, k)
+
+        spread(len(queries), search, least=_WORTH_A_THREAD)
+        return found
+
     def write(self, path: Path) -> None:
         probes = np.array([self.probes], np.int64)
-        write_arrays(path, {"probes": probes, **dict(self.codes.arrays())})
+        lesson = {} if self.lesson is None else self.lesson.arrays()
+        write_arrays(path, {"probes": probes, **dict(self.codes.arrays()), **lesson})
 
     @classmethod
     def read(cls, content: npt.NDArray[np.uint8]) -> CodedStructure:
@@ -76,12 +95,13 @@ class CodedStructure(Structure):
         if not {"probes", "rotation", "codes", "slots"} <= arrays.keys():
             raise ValueError(f"it holds {sorted(arrays)}")
         probes = int(arrays.pop("probes")[0])
-        return cls(CodeLists.of_arrays(arrays), probes)
+        return cls(CodeLists.of_arrays(arrays), probes, Lesson.of_arrays(arrays))
 
     def differing(self, start: int, prefixes: FloatArray) -> bool:
         return self.codes.differing(start, prefixes)
 
     def details(self) -> Mapping[str, Any]:
+        lesson = {} if self.lesson is None else self.lesson.details()
         if self.codes.lists == 1:
-            return {"index": "flat, 4-bit codes"}
-        return {"index": "ivf, 4-bit codes", "lists": self.codes.lists, "probes": self.probes}
+            return {"index": "flat, 4-bit codes", **lesson}
+        return {"index": "ivf, 4-bit codes", "lists": self.codes.lists, "probes": self.probes, **lesson}

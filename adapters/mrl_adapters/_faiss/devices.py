@@ -148,5 +148,6 @@ def _faiss_builds() -> list[str]:
     found = []
     for name in _FAISS_BUILDS:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(metadata.distribution(name).metadata["Name"])
+            metadata.distribution(name)
+            found.append(name)
     return found

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from mrl_retrieval.coarse.depth import LearnedDepth
+from mrl_retrieval.errors import NothingLearned
 from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 
 from . import cache
@@ -20,6 +22,7 @@ from .background import Background
 from .calls import after_fork
 from .choosing import Choice, Wish, is_due, make
 from .index import CoarseIndex
+from .lessons import Sample
 
 __all__ = ["FollowingIndex"]
 
@@ -119,8 +122,10 @@ class FollowingIndex:
             details["making"] = "another index, in the background"
         return details, coarse.structure.nbytes
 
-    def choose(self, wish: Wish | None = None) -> Choice:
+    def choose(self, wish: Wish | None = None, sample: Sample | None = None) -> Choice:
         """Make the structure that there should be now, and use it; see :func:`~.choosing.make`.
+
+        ``sample``: to learn from how deep to search; None: what the present one learned from, if it did.
 
         Raises:
             InvalidInput: what is asked for cannot be made of what there is, or not within the budget. The index is as
@@ -131,13 +136,28 @@ class FollowingIndex:
                 self._wish = replace(wish, probes=self._wish.probes)
             coarse = self._coarse
             wish = self._wish.after({} if coarse is None else coarse.chosen)
+            lesson = getattr(None if coarse is None else coarse.structure, "lesson", None)
+            sample = sample or (None if lesson is None else lesson.sample)
             with self._store.snapshot() as snapshot:
-                structure, choice = make(snapshot, wish, self._background.stopping)
+                structure, choice = make(snapshot, wish, self._background.stopping, sample)
                 made = CoarseIndex.of(structure, choice.as_dict(), snapshot)
             with self._lock.write(), self._store.snapshot() as snapshot:
                 self._coarse = CoarseIndex.follow(snapshot, made, self._store.files, self._wish)
             logger.info("%s: the coarse index is %s now: %s", self._store.files.folder, choice.index, choice.why)
             return choice
+
+    def learned(self) -> LearnedDepth:
+        """How deep to search, as the index in use has learned it.
+
+        Raises:
+            NothingLearned: it has not.
+        """
+        coarse = self._coarse
+        lesson = None if coarse is None else getattr(coarse.structure, "lesson", None)
+        if lesson is None:
+            raise NothingLearned(f"the index of {self._store.files.folder} has not learned how deep to search")
+        depth: LearnedDepth = lesson.depth
+        return depth
 
     def choose_if_due(self) -> None:
         """The same, where it is time for it, waiting for one that is being made."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.storage import CollectionFiles, Snapshot
@@ -68,6 +69,12 @@ class CoarseIndex:
             return np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
         scores, places = self.structure.search(queries, limit, allowed, probes)
         return scores, places + self.first
+
+    def candidates(self, queries: FloatArray, recall: float, k: int, mask: Mask | None) -> list[npt.NDArray[np.int64]]:
+        """Numbers of as many candidates of each query (Q, dims) as was learned to be enough; see
+        :meth:`Structure.candidates`."""
+        allowed = self.everyone if mask is None else self._allowed(mask)
+        return [places + self.first for places in self.structure.candidates(queries, recall, k, allowed)]
 
     def _allowed(self, mask: Mask) -> Allowed:
         cut_off = self.structure.count - len(mask)  # compacted away, but not yet out of the structure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,33 +24,51 @@ __all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"
 _Nearest = tuple[FloatArray, npt.NDArray[np.int64]]
 """Scores and positions of the candidates of each query."""
 
+_Near = npt.NDArray[np.int64] | list[npt.NDArray[np.int64]]
+"""Positions of the candidates of each query: (Q, n), or of each as many as it has."""
+
+_Found = tuple[FloatArray | list[FloatArray] | None, _Near, Structure, float]
+"""Coarse scores, if they are cosines, and positions of the candidates of each query; of what; seconds."""
+
 
 def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
     """The rankings of a request that has stages; ``filter`` is its own, resolved."""
     started = time.perf_counter()
 
-    def search(snapshot: Snapshot, coarse: CoarseIndex) -> tuple[_Nearest, Structure, float]:
-        nearest = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter, index.probes)
-        return nearest, coarse.structure, time.perf_counter() - started
+    def search(snapshot: Snapshot, coarse: CoarseIndex) -> _Found:
+        scores, near = _candidates(snapshot, coarse, request, filter, index.probes)
+        return scores, near, coarse.structure, time.perf_counter() - started
 
-    def rest(snapshot: Snapshot, found: tuple[_Nearest, Structure, float]) -> list[Ranking]:
-        (estimates, positions), structure, coarse_seconds = found
-        scores: FloatArray | None = estimates
-        near: Sequence[npt.NDArray[np.int64]] = list(positions)
-        if not structure.exact_scores:
+    def rest(snapshot: Snapshot, found: _Found) -> list[Ranking]:
+        scores, near, structure, coarse_seconds = found
+        kept = sum(map(len, near))
+        if scores is None and request.explain:
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
-            scores = _coarse_cosines(snapshot, request, positions) if request.explain else None
-            if not request.explain and len(request.stages) == 2:
-                near = structure.shortlist(snapshot, request.vectors, positions, request.k)
+            pairs = zip(request.vectors, near, strict=True)
+            scores = [stored_cosines(snapshot.fine, some, query, request.stages[0].dims) for query, some in pairs]
+        elif scores is None and isinstance(near, np.ndarray) and len(request.stages) == 2:
+            near = list(structure.shortlist(snapshot, request.vectors, near, request.k))
         rerank = Reranker(request, snapshot)
-        answers = rerank.rankings(near, None if scores is None else list(scores))
+        answers = rerank.rankings(list(near), None if scores is None else list(scores))
         if not request.explain:
             return answers
-        first = StageTrace("coarse", request.stages[0].dims, None, positions.size, coarse_seconds)
+        first = StageTrace("coarse", request.stages[0].dims, None, kept, coarse_seconds)
         trace = Trace((first, *rerank.traces()))
         return [replace(answer, trace=trace) for answer in answers]
 
     return index.on(search, rest)
+
+
+def _candidates(
+    snapshot: Snapshot, coarse: CoarseIndex, request: SearchRequest, filter: Filter | None, probes: int | None
+) -> tuple[FloatArray | None, _Near]:
+    """Coarse scores, where they are cosines, and positions of the candidates of each query."""
+    if request.recall is not None:
+        allowed = None if filter is None else snapshot.vector_mask(filter)
+        prefixes = prefix(request.vectors, coarse.dims)
+        return None, coarse.candidates(prefixes, request.recall, request.k, allowed)
+    scores, positions = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter, probes)
+    return scores if coarse.structure.exact_scores else None, positions
 
 
 def coarse_candidates(
@@ -106,10 +123,3 @@ def _nearest(
 ) -> _Nearest:
     allowed = None if filter is None else snapshot.vector_mask(filter)
     return coarse.search(prefix(vectors, coarse.dims), limit, allowed, probes)
-
-
-def _coarse_cosines(snapshot: Snapshot, request: SearchRequest, positions: npt.NDArray[np.int64]) -> FloatArray:
-    """True cosines (Q, n) over the prefixes."""
-    pairs = zip(request.vectors, positions, strict=True)
-    found = [stored_cosines(snapshot.fine, near, query, request.stages[0].dims) for query, near in pairs]
-    return np.array(found, dtype=np.float32).reshape(positions.shape)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from mrl_retrieval.errors import NothingLearned
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.storage import Snapshot
 from mrl_retrieval.storage.segments import PositionArray
@@ -108,6 +109,18 @@ class Structure(ABC):
         Raises:
             ValueError: it was not this.
         """
+
+    def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> list[npt.NDArray[np.int64]]:
+        """Places of as many candidates of each query (Q, dims) as was learned to be enough for a recall@k.
+
+        Raises:
+            NothingLearned: it was not learned.
+            InvalidInput: the recall was not reached, or learned for fewer hits.
+        """
+        raise NothingLearned(
+            f"recall={recall:g} was asked for, but how deep to search for it was not learned for this index "
+            f"({self.kind}): call retriever.learn_depth(queries), or pass coarse_top_k instead"
+        )
 
     def differing(self, start: int, prefixes: FloatArray) -> bool:
         """Whether the places from ``start`` on hold something else than :meth:`add` makes of these prefixes."""

@@ -233,7 +233,7 @@ def test_a_failure_leaves_the_index_as_it_was(kb, small, monkeypatch, caplog):
 def test_closing_gives_up_what_is_being_made(kb, small, monkeypatch, opened, address):
     begun = threading.Event()
 
-    def endless(snapshot, wish, stop):
+    def endless(snapshot, wish, stop, sample):
         begun.set()
         while not stop():
             threading.Event().wait(0.01)
