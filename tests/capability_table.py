@@ -38,6 +38,7 @@ ROWS: list[tuple[str, Callable[[Capabilities], str]]] = [
     ("a whole funnel in one round trip", lambda c: _yes(c.server_side_funnel)),
     ("exact search inside", lambda c: _yes(c.exact_search)),
     ("coarse stage may miss some", lambda c: _yes(c.approximate_coarse)),
+    ("`recall=` in a search", lambda c: _yes(c.depth_by_query)),
     ("full vectors stored as", lambda c: c.vector_dtype),
     ("coarse vectors quantised", lambda c: _listed(c.quantization - {"none"})),
     ("filters resolved outside", lambda c: _listed(OPERATORS - _REWRITTEN - c.filter_operators)),

@@ -33,7 +33,7 @@ class CodedStructure(Structure):
         self.codes = lists
         self.probes = probes
         self.lesson = lesson
-        self._within = WithinMargin(lists)
+        self.within = WithinMargin(lists)
 
     @classmethod
     def empty(cls, dims: int, centroids: FloatArray | None = None, probes: int = 1) -> CodedStructure:
@@ -79,7 +79,7 @@ class CodedStructure(Structure):
         reach = depth_for(depth, recall, k, allowed.count / self.count)
 
         def search(start: int, stop: int) -> None:
-            found[start:stop] = self._within.candidates(queries[start:stop], reach, allowed.mask, allowed.count, k)
+            found[start:stop] = self.within.candidates(queries[start:stop], reach, allowed.mask, allowed.count, k)
 
         spread(len(queries), search, least=_WORTH_A_THREAD)
         return found

@@ -1,7 +1,9 @@
 """This library's embedded index without what is around it: row numbers, no ids, no documents, no store to ask first.
 
-It opens what :class:`~benchmarks.peers.libraries.mrl.Library` built, so that the two differ in the query alone. This is
-what compares with libraries that hold vectors and nothing else.
+It opens what :class:`~benchmarks.peers.libraries.mrl.Library` builds, so that the two differ in the query alone. This
+is what compares with libraries that hold vectors and nothing else. Depth is set as other libraries' is, by sweeping it:
+how far the promise of a list may be below that of the best (``margin``, see ``mrl_retrieval/coarse/depth.py``), and how
+many candidates are reranked.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 from benchmarks.peers.contract import Rows, Setting, lazy
 from benchmarks.peers.libraries.mrl import Library
+from mrl_retrieval.coarse.within import Reach
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 
@@ -22,7 +25,7 @@ __all__ = ["Engine"]
 
 mrl: Any = lazy("mrl_retrieval")
 _THREADS = 2
-_PROBES = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_MARGINS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3, 0.35, 0.4, 0.5)
 _CANDIDATES = (20, 30, 50, 75, 100, 150, 200, 300)
 
 
@@ -33,22 +36,33 @@ class Engine(Library):
         super().open(folder, vectors, threads)
         self._retriever.search_by_vector(np.ones(self.shape.dims, np.float32), 1)
         index: Any = self._retriever._backend._index
-        self._index, self._fine = index.on(lambda _, coarse: coarse, lambda snapshot, coarse: (coarse, snapshot.fine))
+        coarse, self._fine = index.on(lambda _, coarse: coarse, lambda snapshot, coarse: (coarse, snapshot.fine))
+        self._structure, self._first = coarse.structure, coarse.first
+        self._everyone = coarse.everyone
 
     def settings(self, k: int) -> Sequence[Setting]:
         """Lists to look into, and candidates."""
-        lists = self._index.structure.details().get("lists", 1)
-        probes = [p for p in _PROBES if p < lists] or [1]
-        return [{"probes": p, "coarse_top_k": n} for p in probes for n in _CANDIDATES if n >= k]
+        lists = self._structure.details().get("lists", 1)
+        margins = _MARGINS if lists > 1 else (0.0,)
+        return [{"margin": margin, "candidates": n} for margin in margins for n in _CANDIDATES if n >= k]
 
     def query(self, vector: FloatArray, k: int) -> Rows:
-        limit, probes = self.setting["coarse_top_k"], self.setting["probes"]
-        found = self._index.search(prefix(vector[None], self.made["coarse"]), limit, None, probes)[1][0]
-        scores = stored_cosines(self._fine, found, vector, len(vector))
-        best = np.argpartition(-scores, k - 1)[:k]
-        rows: Rows = found[best]
-        return rows
+        return self._several(vector[None], k)[0]
+
+    def _several(self, vectors: FloatArray, k: int) -> list[Rows]:
+        prefixes, limit = prefix(vectors, self.made["coarse"]), self.setting["candidates"]
+        if hasattr(self._structure, "within") and self.setting["margin"]:
+            reach = Reach(limit, self.setting["margin"])
+            near = self._structure.within.candidates(prefixes, reach, self._everyone.mask, self._everyone.count, k)
+        else:
+            near = self._structure.search(prefixes, limit, self._everyone)[1]
+        found: list[Rows] = []
+        for vector, places in zip(vectors, near, strict=True):
+            scores = stored_cosines(self._fine, places + self._first, vector, len(vector))
+            found.append(places[np.argpartition(-scores, k - 1)[:k] if len(scores) > k else slice(None)])
+        return found
 
     def batch(self, vectors: FloatArray, k: int) -> Sequence[Rows]:
+        parts = [vectors[start : start + 50] for start in range(0, len(vectors), 50)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(lambda vector: self.query(vector, k), vectors, chunksize=32))
+            return [rows for part in pool.map(lambda part: self._several(part, k), parts) for rows in part]
