@@ -6,7 +6,7 @@ from typing import Any
 
 from numba.core.registry import cpu_target
 
-__all__ = ["TARGET", "has"]
+__all__ = ["TARGET", "has", "is_arm64"]
 
 # numba's word for it, as it goes to LLVM: this machine, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say.
 _codegen: Any = cpu_target.target_context.codegen()
