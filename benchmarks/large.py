@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -77,6 +78,7 @@ def _blocks(rows: int, dims: int) -> Iterator[tuple[int, FloatArray]]:
 
 
 def _ingest(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    shutil.rmtree(folder / "kb", ignore_errors=True)  # begun, and broken off
     rng = np.random.default_rng(3)
     queries, best = np.empty((0, arguments.dims), np.float32), np.empty((0, _K), np.float32)
     seconds = 0.0
