@@ -30,6 +30,7 @@ __all__ = [
     "Lease",
     "schema_version",
     "sqlite_errors",
+    "unmapped",
 ]
 
 APPLICATION_ID = 0x4D524C31  # "MRL1"
@@ -121,6 +122,18 @@ class Lease:
             self._pool.give_back(self._connection, self._opening)
         if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):
             raise _translated(self._pool.path, error) from error
+
+
+@contextlib.contextmanager
+def unmapped(connection: sqlite3.Connection) -> Iterator[None]:
+    """Reads within the ``with`` do not go through a mapping of the file: for what is read once and lies all over it. Each
+    page that is touched through a mapping brings fifteen others into this process's memory, and they stay there."""
+    (size,) = connection.execute("PRAGMA mmap_size").fetchone() or (0,)
+    connection.execute("PRAGMA mmap_size = 0")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA mmap_size = {int(size)}")
 
 
 class Connections:

@@ -15,7 +15,7 @@ from mrl_retrieval.errors import CorruptionError, ManifestError
 from mrl_retrieval.manifest import Manifest
 
 from .checks import Sums
-from .database import RESTORE
+from .database import RESTORE, unmapped
 from .records import Span
 
 __all__ = ["State", "add_batch", "last_lineage", "load_spans", "load_sums", "path_crc", "read_manifest"]
@@ -168,14 +168,15 @@ def load_sums(connection: sqlite3.Connection, state: State, known: Sums | None, 
     pieces = [known[state.first - known_from : known_to - known_from]]
     end = known_to
     # The first one may begin before: a batch is listed as long as one of its vectors counts.
-    for first, rows, blob, lineage, crc in connection.execute(_BATCHES, (end,)):
-        check_batch(first, rows, blob, lineage, crc)
-        if first + rows <= end:
-            continue
-        if first > end:
-            break
-        pieces.append(np.frombuffer(blob, dtype="<u8")[end - first :])
-        end = first + rows
+    with unmapped(connection):
+        for first, rows, blob, lineage, crc in connection.execute(_BATCHES, (end,)):
+            check_batch(first, rows, blob, lineage, crc)
+            if first + rows <= end:
+                continue
+            if first > end:
+                break
+            pieces.append(np.frombuffer(blob, dtype="<u8")[end - first :])
+            end = first + rows
     if end != state.vectors:
         raise CorruptionError(f"the batches hold vectors up to {end}, expected {state.vectors}: {RESTORE}")
     return np.concatenate(pieces)
