@@ -248,7 +248,8 @@ class FaissBackend(Backend):
         """Choose the structure of the index now, whether it is due or not, and write it to its cache file.
 
         Args:
-            index: ``"auto"``, ``"flat"``, ``"ivf"``, ``"hnsw"`` or ``"gpu"``; None: what was asked for before.
+            index: ``"auto"``, ``"flat"``, ``"ivf"``, ``"hnsw"``, ``"graph"`` or ``"gpu"``; None: what was asked
+                for before.
             memory_budget: bytes that it may take; None: likewise.
 
         Raises:

@@ -126,8 +126,8 @@ class Lease:
 
 @contextlib.contextmanager
 def unmapped(connection: sqlite3.Connection) -> Iterator[None]:
-    """Reads within the ``with`` do not go through a mapping of the file: for what is read once and lies all over it. Each
-    page that is touched through a mapping brings fifteen others into this process's memory, and they stay there."""
+    """Reads within the ``with`` do not go through a mapping of the file: for what is read once and lies all over it.
+    Each page that is touched through a mapping brings fifteen others into this process's memory, and they stay."""
     (size,) = connection.execute("PRAGMA mmap_size").fetchone() or (0,)
     connection.execute("PRAGMA mmap_size = 0")
     try:

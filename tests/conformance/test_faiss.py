@@ -35,8 +35,20 @@ class TestFaissLists(TestFaissCodes):
         monkeypatch.setattr("mrl_adapters._faiss.choosing._GROWTH", 1)
 
 
-class TestFaissGraph(TestFaiss):
+class TestFaissHNSW(TestFaiss):
     options: ClassVar[dict[str, str]] = {"index": "hnsw"}
+
+
+class TestFaissGraph(TestFaissCodes):
+    """With a graph as soon as there are enough for one, which is made again whenever something was added."""
+
+    options: ClassVar[dict[str, str]] = {"index": "graph"}
+
+    @pytest.fixture(autouse=True)
+    def graph(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("rabitqlib")
+        monkeypatch.setattr("mrl_adapters._faiss.graph._HEAD", 0)
+        monkeypatch.setattr("mrl_adapters._faiss.graph._WIDEST", 0.3)
 
 
 class TestFaissFloat32(TestFaiss):

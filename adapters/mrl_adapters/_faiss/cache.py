@@ -24,6 +24,7 @@ from mrl_retrieval.storage.state import State
 from .coded import CodedStructure
 from .flat import FlatStructure
 from .gpu import GPUStructure
+from .graph import GraphStructure
 from .hnsw import HNSWStructure
 from .structure import Structure
 
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 _FORMAT = "mrl-coarse"
 _VERSION = 3
 _STRUCTURES: dict[str, type[Structure]] = {
-    structure.kind: structure for structure in (FlatStructure, CodedStructure, HNSWStructure, GPUStructure)
+    structure.kind: structure
+    for structure in (FlatStructure, CodedStructure, HNSWStructure, GraphStructure, GPUStructure)
 }
 _BLOCK = 8192
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,18 +18,19 @@ from mrl_retrieval.parallel import THREADS
 from mrl_retrieval.storage import Snapshot
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 
-from . import devices
+from . import devices, symphony
 from .background import Stopped
 from .coded import CodedStructure
 from .flat import FlatStructure
 from .gpu import GPUStructure
+from .graph import GraphStructure
 from .hnsw import HNSWStructure
 from .lessons import Sample, learned
 from .structure import Allowed, Structure
 
-__all__ = ["INDEXES", "Choice", "Wish", "is_due", "is_usable", "make", "started"]
+__all__ = ["INDEXES", "Choice", "Wish", "can_learn", "is_due", "is_usable", "make", "started"]
 
-INDEXES = ("auto", "flat", "ivf", "hnsw", "gpu")
+INDEXES = ("auto", "flat", "ivf", "hnsw", "graph", "gpu")
 
 _EXACT_ROWS = 10_000
 """Up to so many prefixes are compared in single precision: it costs less than one tenth of a millisecond at 64 dims."""
@@ -37,6 +38,7 @@ _IVF_ROWS = 40_000
 """From so many on ``auto`` tries lists: below, all codes are scanned in the time that the rest of a search takes."""
 _GPU_ROWS = 10_000
 """From so many on ``auto`` takes a GPU, where there is one."""
+_BYTES = {"hnsw": HNSWStructure.bytes_for, "graph": GraphStructure.bytes_for, "gpu": GPUStructure.bytes_for}
 _LEAST_PER_LIST = 39
 _SAMPLE_PER_LIST = 40
 _GROWTH = 4
@@ -67,11 +69,14 @@ class Wish:
 
         Raises:
             InvalidInput: there is no such index, or one of the numbers is none from 1 up.
+            BackendError, MissingExtra: there is no such index on this machine, or without a package.
         """
         if index is not None and not (isinstance(index, str) and index in INDEXES):
             raise InvalidInput(f"index={index!r}; expected one of {', '.join(map(repr, INDEXES))}")
         if index == "gpu":
             devices.required()
+        if index == "graph":
+            symphony.required()
         for name, value in (("memory_budget", memory_budget), ("probes", probes)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InvalidInput(f"{name}={value!r}; expected a whole number from 1 up, or None")
@@ -88,7 +93,7 @@ class Choice:
     """What was chosen; kept beside the cache file."""
 
     index: str
-    """``"flat"``, ``"ivf"``, ``"hnsw"`` or ``"gpu"``."""
+    """``"flat"``, ``"ivf"``, ``"hnsw"``, ``"graph"`` or ``"gpu"``."""
     asked: str
     """The wish: ``"auto"`` or one of these."""
     memory_budget: int | None
@@ -116,15 +121,16 @@ def is_usable(structure: Structure, wish: Wish) -> bool:
 
 
 def is_due(chosen: dict[str, Any], structure: Structure, alive: int, wish: Wish) -> bool:
-    """Whether it is time to choose (again): the collection has grown fourfold since it was done, or something else is
-    asked for."""
+    """Whether it is time to choose (again): the collection has grown fourfold since it was done, the structure has
+    changed too much, or something else is asked for."""
     index = wish.index or chosen.get("asked", "auto")
     if index == "auto" and not (available() or _has_gpu_for(alive)):
         return False
     if chosen.get("asked", "auto") != index:
         return _possible(index, alive)
     if chosen:
-        return alive > _EXACT_ROWS and alive >= _GROWTH * int(chosen.get("rows", 0))
+        grown = alive > _EXACT_ROWS and alive >= _GROWTH * int(chosen.get("rows", 0))
+        return grown or structure.wants_renewal
     if index == "auto":
         if _has_gpu_for(alive):
             return not isinstance(structure, GPUStructure)
@@ -136,8 +142,13 @@ def _has_gpu_for(rows: int) -> bool:
     return rows >= _GPU_ROWS and devices.find() is not None
 
 
+def can_learn(index: str | None) -> bool:
+    """Whether an index of that name learns how deep to search."""
+    return index in (None, "auto", "flat", "ivf")
+
+
 def _possible(index: str, rows: int) -> bool:
-    return rows >= {"ivf": 16 * _LEAST_PER_LIST, "hnsw": 1}.get(index, 0)
+    return rows >= {"ivf": 16 * _LEAST_PER_LIST, "hnsw": 1, "graph": 1}.get(index, 0)
 
 
 def make(
@@ -155,7 +166,7 @@ def make(
         InvalidInput: an index was asked for that needs more vectors than there are, or cannot learn; the sample is too
             small.
         MemoryBudgetError: nothing that was asked for fits the budget, or the GPU.
-        BackendError: there is no GPU, and one was asked for.
+        BackendError: there is no GPU, and one was asked for; a graph cannot be built.
         Stopped: ``stop`` said so.
     """
     maker = _Maker(snapshot, wish, stop, sample)
@@ -185,11 +196,11 @@ class _Maker:
     def one(self, index: str, why: str) -> tuple[Structure, Choice]:
         """The structure of that name."""
         self._check_budget(index)
-        structure = self._empty(index)
-        if self._sample_queries is not None and not isinstance(structure, CodedStructure):
+        if self._sample_queries is not None and index not in ("flat", "ivf"):
             raise InvalidInput(
                 f"an index of kind {index!r} does not learn how deep to search; use index='auto', 'flat' or 'ivf'"
             )
+        structure = self._empty(index)
         self._fill(structure)
         self._learn(structure)
         return structure, self._choice(index, why)
@@ -237,10 +248,8 @@ class _Maker:
     def _bytes(self, index: str) -> int:
         """About how many bytes a structure takes, deleted vectors included."""
         rows, dims = self._end - self._first, self._dims
-        if index == "hnsw":
-            return HNSWStructure.bytes_for(rows, dims)
-        if index == "gpu":
-            return GPUStructure.bytes_for(rows, dims)
+        if index in _BYTES:
+            return _BYTES[index](rows, dims)
         if index == "flat" and (rows <= _EXACT_ROWS or not available()):
             return rows * dims * 4
         lists = self._lists() if index == "ivf" else 0
@@ -254,6 +263,8 @@ class _Maker:
             return CodedStructure.empty(self._dims) if codes else started(self._dims, self.rows)
         if index == "hnsw":
             return HNSWStructure.empty(self._sample(min(self.rows, 100_000)))
+        if index == "graph":
+            return GraphStructure.of_blocks(self._prefixes(self._first), self._end - self._first, self._dims)
         if index == "gpu":
             return GPUStructure.empty(self._dims, devices.required(), capacity=self._end - self._first)
         least = 16 * _LEAST_PER_LIST
@@ -286,12 +297,17 @@ class _Maker:
         return places + self._first
 
     def _fill(self, structure: Structure) -> None:
-        for start in range(self._first, self._end, _BLOCK):
-            self._check_stop()
-            vectors = self._snapshot.fine.read(start, min(start + _BLOCK, self._end))
-            structure.add(prefix(vectors, self._dims))
+        for block in self._prefixes(self._first + structure.count):
+            structure.add(block)
         if isinstance(structure, CodedStructure):
             structure.codes.settle()
+
+    def _prefixes(self, first: int) -> Iterator[FloatArray]:
+        for start in range(first, self._end, _BLOCK):
+            self._check_stop()
+            vectors = self._snapshot.fine.read(start, min(start + _BLOCK, self._end))
+            yield prefix(vectors, self._dims)
+        self._check_stop()
 
     def _check_stop(self) -> None:
         if self._stop():

@@ -20,7 +20,7 @@ from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 from . import cache
 from .background import Background
 from .calls import after_fork
-from .choosing import Choice, Wish, is_due, make
+from .choosing import Choice, Wish, can_learn, is_due, make
 from .index import CoarseIndex
 from .lessons import Sample
 
@@ -137,7 +137,8 @@ class FollowingIndex:
             coarse = self._coarse
             wish = self._wish.after({} if coarse is None else coarse.chosen)
             lesson = getattr(None if coarse is None else coarse.structure, "lesson", None)
-            sample = sample or (None if lesson is None else lesson.sample)
+            if sample is None and lesson is not None and can_learn(wish.index):
+                sample = lesson.sample
             with self._store.snapshot() as snapshot:
                 structure, choice = make(snapshot, wish, self._background.stopping, sample)
                 made = CoarseIndex.of(structure, choice.as_dict(), snapshot)
@@ -188,8 +189,9 @@ class FollowingIndex:
         """
 
         def save(snapshot: Snapshot, coarse: CoarseIndex) -> None:
-            cache.save(coarse.structure, coarse.first, coarse.chosen, snapshot, self._store.files)
-            self._coarse = replace(coarse, cache_is_bad=False)
+            if coarse.structure.can_be_kept:
+                cache.save(coarse.structure, coarse.first, coarse.chosen, snapshot, self._store.files)
+                self._coarse = replace(coarse, cache_is_bad=False)
 
         with self._store.snapshot() as snapshot:
             bad = self._coarse is not None and self._coarse.cache_is_bad

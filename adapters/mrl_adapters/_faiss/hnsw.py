@@ -20,6 +20,8 @@ _NEIGHBOURS = 32
 _EF_CONSTRUCTION = 100
 # A graph is of no use where few of those that it leads to are allowed: then all of them are compared.
 _FEW = 10
+# It is made again when it has dropped this share of what it holds.
+_RENEWAL_SHARE = 4
 
 
 class HNSWStructure(Structure):
@@ -92,9 +94,15 @@ class HNSWStructure(Structure):
                 )
         return scores, places - self._dropped
 
+    @property
+    def wants_renewal(self) -> bool:
+        return self._dropped * _RENEWAL_SHARE > self.count
+
+    @property
+    def can_be_kept(self) -> bool:
+        return not self._dropped  # FAISS's file does not tell where the first place is
+
     def write(self, path: Path) -> None:
-        if self._dropped:
-            raise ValueError("a graph with dropped places is not kept: make it again")
         with faiss_errors("writing the index"):
             faiss.write_index(self._index, str(path))
 

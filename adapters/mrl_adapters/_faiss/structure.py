@@ -64,6 +64,11 @@ class Structure(ABC):
     def nbytes(self) -> int:
         """Bytes in memory, about."""
 
+    @property
+    def wants_renewal(self) -> bool:
+        """Whether so much has changed since it was made that it should be made again."""
+        return False
+
     @abstractmethod
     def add(self, prefixes: FloatArray) -> None:
         """Give unit prefixes (n, dims) the next places."""
@@ -93,6 +98,11 @@ class Structure(ABC):
             CorruptionError: a vector is not as it was written.
         """
         return list(positions)
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether it can be written to a file as it is now; where not, the file that there is stays."""
+        return True
 
     @abstractmethod
     def write(self, path: Path) -> None:

@@ -85,7 +85,13 @@ def test_lists_that_are_no_faster_are_not_taken(kb, small, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("index", "expected"), [("flat", "flat, 4-bit codes"), ("ivf", "ivf, 4-bit codes"), ("hnsw", "hnsw, 8 bits")]
+    ("index", "expected"),
+    [
+        ("flat", "flat, 4-bit codes"),
+        ("ivf", "ivf, 4-bit codes"),
+        ("hnsw", "hnsw, 8 bits"),
+        ("graph", "graph, SymphonyQG"),
+    ],
 )
 def test_what_is_asked_for_is_made(opened, address, manifest, small, index, expected):
     kb = opened(address, index=index)
@@ -118,6 +124,22 @@ def test_a_wish_is_kept_until_there_is_another(kb, small, opened, address):
     assert kind(again) != "hnsw, 8 bits"
 
 
+def test_a_graph_that_has_dropped_places_is_made_again_before_it_is_kept(kb, small, opened, address):
+    filled(kb, 600)
+    kb.optimize(index="hnsw")
+    kb.delete([f"d{i:05}" for i in range(0, 600, 2)])
+    filled(kb, 40, 600)
+    kb.compact()
+    asked = two_stages(vectors_of(3, 9), 5, 600)
+    before = ids_of(kb.search(asked))
+    kb.flush()
+    kb.close()
+    again = opened(address)
+    again.read_manifest()
+    assert ids_of(again.search(asked)) == before and kind(again) == "hnsw, 8 bits"
+    assert again.verify().ok
+
+
 def test_another_wish_makes_another_index(kb, small, opened, address):
     filled(kb, 500)
     kb.flush()
@@ -143,7 +165,7 @@ def test_too_few_for_lists(kb, small, opened, address):
 def test_a_budget_that_nothing_fits(kb, small):
     filled(kb, 500)
     before = kind(settled(kb))
-    for index in ("auto", "flat", "ivf", "hnsw"):
+    for index in ("auto", "flat", "ivf", "hnsw", "graph"):
         with pytest.raises(MemoryBudgetError, match=r"takes about \d+ bytes, memory_budget is 1000"):
             kb.optimize(index=index, memory_budget=1000)
     assert kind(kb) == before and recall(kb) > 0.9

@@ -150,6 +150,15 @@ def test_what_was_learned_is_kept_and_learned_again_by_the_next_index(kb, addres
         assert held(again, queries, 0.9) > 0.9
 
 
+def test_another_kind_of_index_forgets_what_was_learned(kb):
+    kb.learn_depth(near_data(600, 2))
+    assert kb.backend.optimize(index="hnsw").index == "hnsw"
+    with pytest.raises(NothingLearned):
+        kb.search_by_vector(near_data(1, 3)[0], recall=0.9)
+    with pytest.raises(InvalidInput, match="does not learn"):
+        kb.learn_depth(near_data(600, 2))
+
+
 def test_stored_vectors_stand_for_queries_where_none_are_given(kb):
     learned = kb.learn_depth(top_k=5)
     assert learned.k == 5 and learned.steps[-1].recall > 0.9

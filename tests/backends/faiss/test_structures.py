@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from mrl_adapters._faiss import graph
 from mrl_adapters._faiss.coded import CodedStructure
 from mrl_adapters._faiss.flat import FlatStructure
+from mrl_adapters._faiss.graph import GraphStructure
 from mrl_adapters._faiss.hnsw import HNSWStructure
 from mrl_adapters._faiss.structure import Allowed
 from mrl_retrieval.matryoshka import normalize
@@ -24,15 +26,19 @@ MADE = {
     "flat": lambda: FlatStructure.empty(DIMS),
     "codes": lambda: CodedStructure.empty(DIMS),
     "lists": lambda: CodedStructure.empty(DIMS, VECTORS[::50], probes=6),
-    "graph": lambda: HNSWStructure.empty(VECTORS[:300], ef=64),
+    "hnsw": lambda: HNSWStructure.empty(VECTORS[:300], ef=64),
+    "graph": lambda: GraphStructure.of(VECTORS[:1100]),
+    "graph of none": lambda: GraphStructure.of(VECTORS[:0]),
 }
 
 
 @pytest.fixture(params=MADE)
-def structure(request):
+def structure(request, monkeypatch):
+    # Of so few, a scan of the codes would take less time than the graph.
+    monkeypatch.setattr(graph, "_WIDEST", 0.3)
     made = MADE[request.param]()
-    for start in range(0, 1500, 400):
-        made.add(VECTORS[start : start + 400])
+    for start in range(made.count, 1500, 400):
+        made.add(VECTORS[start : min(start + 400, 1500)])
     return made
 
 
@@ -96,7 +102,7 @@ def test_it_comes_back_from_its_file_and_grows_on(structure, tmp_path):
     assert again.differing(0, VECTORS[1:200])
 
 
-@pytest.mark.parametrize("kind", [FlatStructure, CodedStructure, HNSWStructure])
+@pytest.mark.parametrize("kind", [FlatStructure, CodedStructure, HNSWStructure, GraphStructure])
 @pytest.mark.parametrize("content", [b"", b"nonsense" * 100, b"mrl-arrays 1\n[]\n", b"mrl-arrays 1\nno json\n"])
 def test_nonsense_is_refused(kind, content):
     with pytest.raises(ValueError):
@@ -105,7 +111,8 @@ def test_nonsense_is_refused(kind, content):
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
     VECTORS_FEW = VECTORS[:20]
-    for i, (a, b) in enumerate([("flat", "codes"), ("codes", "flat"), ("graph", "flat"), ("flat", "graph")]):
+    pairs = [("flat", "codes"), ("codes", "flat"), ("hnsw", "flat"), ("flat", "hnsw"), ("graph", "codes")]
+    for i, (a, b) in enumerate([*pairs, ("codes", "graph"), ("hnsw", "graph")]):
         made = MADE[a]()
         made.add(VECTORS_FEW)
         made.write(tmp_path / f"{i}")
@@ -113,11 +120,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
             type(MADE[b]()).read(np.fromfile(tmp_path / f"{i}", np.uint8))
 
 
-def test_a_file_that_was_cut_off_is_refused(tmp_path):
-    made = MADE["lists"]()
+@pytest.mark.parametrize("name", ["lists", "graph"])
+def test_a_file_that_was_cut_off_is_refused(tmp_path, name):
+    made = MADE[name]()
     made.add(VECTORS)
     made.write(tmp_path / "index")
     content = np.fromfile(tmp_path / "index", np.uint8)
     for length in (5, 20, 300, len(content) // 2, len(content) - 1):
         with pytest.raises(ValueError):
-            CodedStructure.read(content[:length])
+            type(made).read(content[:length])

@@ -21,7 +21,7 @@ def test_asked_for_without_a_gpu(address, opened, monkeypatch):
         BackendError, match=r"torch\.cuda\.is_available\(\) and faiss.*pip install 'mrl-retrieval\[gpu\]'"
     ):
         opened(address, index="gpu")
-    with pytest.raises(InvalidInput, match="'auto', 'flat', 'ivf', 'hnsw', 'gpu'"):
+    with pytest.raises(InvalidInput, match="'auto', 'flat', 'ivf', 'hnsw', 'graph', 'gpu'"):
         opened(address, index="cuda")
 
 
