@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.report import machine, table
 from mrl_adapters._faiss.index import CoarseIndex
 from mrl_retrieval import MatryoshkaRetriever
+from mrl_retrieval.backend import Capabilities
 from mrl_retrieval.documents import SearchResult
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize, prefix
 from mrl_retrieval.storage import ranking, rerank
@@ -219,6 +220,8 @@ def _parts(retriever: MatryoshkaRetriever, queries: list[FloatArray], rounds: in
 
 class _Replay:
     """A backend that answers at once."""
+
+    capabilities = Capabilities()
 
     def __init__(self, answer: Ranking) -> None:
         self._answer = answer
