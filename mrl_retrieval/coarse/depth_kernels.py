@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.kernels.compiling import compiled
-from mrl_retrieval.kernels.simd import LANES, prefetch, scan4
+from mrl_retrieval.kernels.simd import LANES
 from mrl_retrieval.matryoshka import FloatArray
 
-from .kernels import _HALF, _NOTHING, _centroid_scores, _lowest, _rotate, _select, _to_bytes
+from .kernels import _AHEAD, _HALF, _NOTHING, _ask, _centroid_scores, _rotate, _scan_block, _select, _to_bytes
 
 __all__ = ["gaps", "search_within"]
 
@@ -23,8 +23,6 @@ IntArray = npt.NDArray[np.integer[Any]]
 _LEADERS = 4
 # With so many candidates for each rank down to the anchor, it is worth finding out which of them are too far below it.
 _EARLY = 6
-# Cache lines of the next list that are asked for ahead.
-_AHEAD = 16
 
 
 @compiled
@@ -146,7 +144,7 @@ def search_within(
     room = 2 * limit + 8 * LANES
     kept_scores, kept = np.empty(room, np.float32), np.empty(room, np.int64)
     code_address, scale_address = codes.ctypes.data, scales.ctypes.data
-    query_address, score_address = query.ctypes.data, block_scores.ctypes.data
+    query_address = query.ctypes.data
     for q in range(len(queries)):
         _rotate(queries[q], rotation, rotated)
         unit, total = _to_bytes(rotated, query)
@@ -166,39 +164,39 @@ def search_within(
         for i in range(lists):
             chosen[probed] = i
             probed += np.int64(promises[i] > _NOTHING and mean - promises[i] <= margin)
+        soon, soon_block = -1, -1
+        for _ in range(_AHEAD):
+            soon, soon_block = _ask(
+                chosen, probed, soon, soon_block, first, following, code_address, scale_address, groups
+            )
         n, threshold, scanned = 0, _NOTHING, 0
         enough = min(_EARLY * anchor, room - LANES)
         for rank in range(probed):
             here = chosen[rank]
             base = list_scores[here]
             block = first[here]
-            if rank + 1 < probed and first[chosen[rank + 1]] >= 0:
-                after = first[chosen[rank + 1]]
-                for line in range(_AHEAD):
-                    prefetch(code_address + 64 * (after * groups + line))
-                prefetch(scale_address + after * 2 * LANES)
             while block >= 0:
                 scanned += 1
                 after = following[block]
-                above = scan4(
+                soon, soon_block = _ask(
+                    chosen, probed, soon, soon_block, first, following, code_address, scale_address, groups
+                )
+                n = _scan_block(
                     code_address + block * groups * 64,
+                    scale_address + block * 2 * LANES,
                     groups,
                     query_address,
-                    scale_address + block * 2 * LANES,
                     unit,
                     shift,
                     base,
                     threshold,
-                    score_address,
+                    places[block],
+                    allowed,
+                    block_scores,
+                    kept_scores,
+                    kept,
+                    n,
                 )
-                while above:
-                    lane = _lowest(above)
-                    above &= above - 1
-                    place = places[block, lane]
-                    if place >= 0 and allowed[place]:
-                        kept_scores[n] = block_scores[lane]
-                        kept[n] = place
-                        n += 1
                 if n > enough:
                     n, threshold = _keep_near(kept_scores, kept, n, limit, anchor, drop)
                     enough = min(max(_EARLY * anchor, 2 * n), room - LANES)

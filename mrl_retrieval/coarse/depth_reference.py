@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray
 
-from .reference import _as_bytes, _best, _centroid_scores, _rotated, _write
+from .reference import _as_bytes, _best, _blocks_of, _centroid_scores, _rotated, _write
 
 __all__ = ["gaps", "search_within"]
 
@@ -81,17 +81,10 @@ def search_within(
         below, leader = _gaps(list_scores + bonuses)
         chosen = below <= margin
         chosen[leader] = True
-        blocks, bases = [], []
-        for here in np.flatnonzero(chosen).tolist():
-            block = int(first[here])
-            while block >= 0:
-                blocks.append(block)
-                bases.append(list_scores[here])
-                block = int(following[block])
-        numbers = np.array(blocks, dtype=np.int64)
-        held = places[numbers]
+        blocks, bases = _blocks_of(np.flatnonzero(chosen), list_scores, first, following)
+        held = places[blocks]
         wanted = (held >= 0) & allowed[held]
-        found, kept = _best(codes, scales, places, numbers, np.array(bases, np.float32), wanted, query, limit)
+        found, kept = _best(codes, scales, places, blocks, bases, wanted, query, limit)
         if len(found) >= anchor:
             near = found > -np.partition(-found, anchor - 1)[anchor - 1] - drop
             found, kept = found[near], kept[near]

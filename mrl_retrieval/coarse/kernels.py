@@ -156,6 +156,39 @@ def _ask(
 
 
 @compiled
+def _scan_block(
+    codes: int,
+    scales: int,
+    groups: int,
+    query: int,
+    unit: np.float32,
+    shift: np.float32,
+    base: np.float32,
+    threshold: np.float32,
+    places: IntArray,
+    allowed: npt.NDArray[np.bool_],
+    scores: FloatArray,
+    kept_scores: FloatArray,
+    kept: IntArray,
+    n: int,
+) -> int:
+    """Add to ``n`` candidates the allowed documents of a block that score above ``threshold``; how many there are then.
+
+    ``codes``, ``scales`` and ``query`` are addresses; ``places`` are those of the block, ``scores`` room for its 16.
+    """
+    above = scan4(codes, groups, query, scales, unit, shift, base, threshold, scores.ctypes.data)
+    while above:
+        lane = _lowest(above)
+        above &= above - 1
+        place = places[lane]
+        if place >= 0 and allowed[place]:
+            kept_scores[n] = scores[lane]
+            kept[n] = place
+            n += 1
+    return n
+
+
+@compiled
 def search(
     queries: FloatArray,
     rotation: FloatArray,
@@ -187,7 +220,7 @@ def search(
     room = 2 * limit + 8 * LANES
     kept_scores, kept = np.empty(room, np.float32), np.empty(room, np.int64)
     code_address, scale_address = codes.ctypes.data, scales.ctypes.data
-    query_address, score_address = query.ctypes.data, block_scores.ctypes.data
+    query_address = query.ctypes.data
     for q in range(len(queries)):
         _rotate(queries[q], rotation, rotated)
         unit, total = _to_bytes(rotated, query)
@@ -210,25 +243,22 @@ def search(
                 soon, soon_block = _ask(
                     chosen, probed, soon, soon_block, first, following, code_address, scale_address, groups
                 )
-                above = scan4(
+                n = _scan_block(
                     code_address + block * groups * 64,
+                    scale_address + block * 2 * LANES,
                     groups,
                     query_address,
-                    scale_address + block * 2 * LANES,
                     unit,
                     shift,
                     base,
                     threshold,
-                    score_address,
+                    places[block],
+                    allowed,
+                    block_scores,
+                    kept_scores,
+                    kept,
+                    n,
                 )
-                while above:
-                    lane = _lowest(above)
-                    above &= above - 1
-                    place = places[block, lane]
-                    if place >= 0 and allowed[place]:
-                        kept_scores[n] = block_scores[lane]
-                        kept[n] = place
-                        n += 1
                 if n > room - LANES:
                     n, threshold = _keep(kept_scores, kept, n, limit)
                 block = after

@@ -137,6 +137,20 @@ def _best(
     return scores, kept
 
 
+def _blocks_of(
+    lists: npt.NDArray[np.intp], list_scores: FloatArray, first: _Array, following: _Array
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """The blocks (n,) of some lists, and the scores of their lists (n,)."""
+    blocks, bases = [], []
+    for here in lists.tolist():
+        block = int(first[here])
+        while block >= 0:
+            blocks.append(block)
+            bases.append(list_scores[here])
+            block = int(following[block])
+    return np.array(blocks, dtype=np.int64), np.array(bases, dtype=np.float32)
+
+
 def search(
     queries: FloatArray,
     rotation: FloatArray,
@@ -163,17 +177,10 @@ def search(
         if lists > 1:
             list_scores = _centroid_scores(*query, centroid_codes, centroid_scales)[:lists]
         nearest = np.arange(lists) if probes >= lists else np.argpartition(-list_scores, probes - 1)[:probes]
-        blocks, bases = [], []
-        for here in nearest.tolist():
-            block = int(first[here])
-            while block >= 0:
-                blocks.append(block)
-                bases.append(list_scores[here])
-                block = int(following[block])
-        numbers = np.array(blocks, dtype=np.int64)
-        held = places[numbers]
+        blocks, bases = _blocks_of(nearest, list_scores, first, following)
+        held = places[blocks]
         wanted = (held >= 0) & allowed[held]
-        found = _best(codes, scales, places, numbers, np.array(bases, np.float32), wanted, query, limit)
+        found = _best(codes, scales, places, blocks, bases, wanted, query, limit)
         _write(q, *found, out_scores, out_places, out_counts)
 
 
