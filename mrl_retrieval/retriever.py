@@ -338,11 +338,13 @@ class MatryoshkaRetriever:
         self._collection.check_current(writing=False)
         if queries is None:
             return cast("LearnedDepth", self._backend.learn_depth(None, k))
-        if isinstance(queries, (str, bytes)):
+        if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
             raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or vectors (Q, D)")
-        if isinstance(queries, Iterator):
+        if not isinstance(queries, Sized):
             queries = list(queries)
-        if len(queries) and isinstance(queries[0], str):
+        if not len(queries):
+            raise InvalidInput("queries is empty; pass a few hundred texts, or vectors (Q, D), or None")
+        if isinstance(next(iter(queries)), str):
             texts = [check_query(text, i) for i, text in enumerate(queries)]
             queries = self._encode(self._collection.verified_encoder(), texts, queries=True)
         vectors = as_vectors(queries, dim=manifest.dim, what="query vectors")

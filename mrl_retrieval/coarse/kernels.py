@@ -133,7 +133,7 @@ def _nearest_lists(scores: FloatArray, lists: int, probed: int, chosen_scores: F
 @compiled
 def _ask(
     chosen: IntArray,
-    probed: int,
+    probed: int | np.int64,
     rank: int,
     block: int,
     first: IntArray,

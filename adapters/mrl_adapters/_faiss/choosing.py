@@ -112,12 +112,14 @@ def started(dims: int, rows: int) -> Structure:
     return FlatStructure.empty(dims) if rows <= _EXACT_ROWS or not available() else CodedStructure.empty(dims)
 
 
-def is_usable(structure: Structure, wish: Wish) -> bool:
-    """Whether what a cache file holds is worth using here: codes are not, where nothing can read them fast, and what is
-    for a GPU is not, where it has no room on one."""
+def is_usable(structure: Structure, chosen: dict[str, Any], wish: Wish) -> bool:
+    """Whether what a cache file holds is worth using here: what is for a GPU is not, where it has no room on one, and
+    codes are not, where nothing can read them fast, unless they were asked for, or have learned something."""
     if isinstance(structure, GPUStructure):
         return structure.device is not None
-    return available() or not isinstance(structure, CodedStructure) or wish.index == "ivf"
+    if available() or not isinstance(structure, CodedStructure):
+        return True
+    return wish.after(chosen).index != "auto" or structure.lesson is not None
 
 
 def is_due(chosen: dict[str, Any], structure: Structure, alive: int, wish: Wish) -> bool:
@@ -202,6 +204,9 @@ class _Maker:
             )
         structure = self._empty(index)
         self._fill(structure)
+        if isinstance(structure, CodedStructure) and structure.codes.lists > 1:
+            structure.probes, kept, _ = self._probes(structure)
+            why = f"{why}; {structure.probes} of {structure.codes.lists} lists keep {kept:.3f} of what a scan finds"
         self._learn(structure)
         return structure, self._choice(index, why)
 
@@ -277,7 +282,7 @@ class _Maker:
         sample = self._sample(_SAMPLE_PER_LIST * lists)
         self._check_stop()
         made = CodeLists.trained(sample, lists, threads=THREADS, stop=self._stop)
-        return CodedStructure(made, probes=max(1, lists // 16))
+        return CodedStructure(made)
 
     def _lists(self) -> int:
         wanted = 1 << round(math.log2(4 * math.sqrt(max(self.rows, 1))))
@@ -318,7 +323,7 @@ class _Maker:
     def _probes(self, structure: CodedStructure) -> tuple[int, float, float]:
         """The fewest lists that keep 99 % of the neighbours of sampled vectors that a scan of all codes finds; what
         share they keep, and their time as a share of a scan's."""
-        positions = self._positions(_QUERIES, seed=2)
+        positions = self._positions(_QUERIES if available() else _QUERIES // 10, seed=2)
         vectors = self._snapshot.fine.gather(positions)
         queries = prefix(vectors, self._dims)
         everyone = Allowed(np.ones(structure.count, dtype=np.bool_) if self.rows == structure.count else self._live)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray
 
-from .calls import faiss, faiss_errors, untyped
+from .calls import faiss, faiss_errors, read_index, untyped, write_index
 from .structure import Allowed, Found, Structure
 
 __all__ = ["FlatStructure"]
@@ -70,18 +70,11 @@ class FlatStructure(Structure):
         return scores, places
 
     def write(self, path: Path) -> None:
-        with faiss_errors("writing the index"):
-            faiss.write_index(self._index, str(path))
+        write_index(self._index, path)
 
     @classmethod
     def read(cls, content: npt.NDArray[np.uint8]) -> FlatStructure:
-        try:
-            index = faiss.deserialize_index(content)
-        except RuntimeError as error:
-            raise ValueError(f"FAISS refuses it: {error}") from error
-        if not isinstance(index, faiss.IndexFlatIP):
-            raise ValueError(f"it is a {type(index).__name__}")
-        return cls(index)
+        return cls(read_index(content, faiss.IndexFlatIP))
 
     def differing(self, start: int, prefixes: FloatArray) -> bool:
         held = self._index.reconstruct_n(start, len(prefixes))

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from mrl_retrieval.coarse.depth import LearnedDepth
-from mrl_retrieval.errors import NothingLearned
+from mrl_retrieval.errors import LockTimeout, NothingLearned
 from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
 
 from . import cache
@@ -169,7 +169,10 @@ class FollowingIndex:
     def _make(self) -> None:
         """In the background: make another structure, use it, and keep it. What goes wrong leaves the old one."""
         self.choose()
-        self.save(lambda missing, covered: True, lock_timeout=0)
+        try:
+            self.save(lambda missing, covered: True, lock_timeout=0)
+        except LockTimeout:  # it is in use, and the next one to write the file keeps it
+            logger.info("%s: the new coarse index is not kept yet, somebody is writing", self._store.files.folder)
 
     def _give_up(self) -> None:
         coarse = self._coarse

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray
 
-from .calls import faiss, faiss_errors, untyped
+from .calls import faiss, faiss_errors, read_index, untyped, write_index
 from .structure import Allowed, Found, Structure
 
 __all__ = ["HNSWStructure"]
@@ -103,18 +103,11 @@ class HNSWStructure(Structure):
         return not self._dropped  # FAISS's file does not tell where the first place is
 
     def write(self, path: Path) -> None:
-        with faiss_errors("writing the index"):
-            faiss.write_index(self._index, str(path))
+        write_index(self._index, path)
 
     @classmethod
     def read(cls, content: npt.NDArray[np.uint8]) -> HNSWStructure:
-        try:
-            index = faiss.deserialize_index(content)
-        except RuntimeError as error:
-            raise ValueError(f"FAISS refuses it: {error}") from error
-        if not isinstance(index, faiss.IndexHNSWSQ):
-            raise ValueError(f"it is a {type(index).__name__}")
-        return cls(index)
+        return cls(read_index(content, faiss.IndexHNSWSQ))
 
     def differing(self, start: int, prefixes: FloatArray) -> bool:
         held = self._index.reconstruct_n(start + self._dropped, len(prefixes))

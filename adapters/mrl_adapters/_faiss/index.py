@@ -100,7 +100,7 @@ class CoarseIndex:
         if before is None:
             cached = load(snapshot, files)
             bad = cached is None and files.sidecar.exists()
-            if cached is None or not is_usable(cached.structure, wish):
+            if cached is None or not is_usable(cached.structure, cached.chosen, wish):
                 cached = Cached(started(state.coarse_dims, state.vectors - state.first), state.first, {})
             structure, first, chosen, known = cached.structure, cached.first, cached.chosen, None
         else:

@@ -132,9 +132,9 @@ class Structure(ABC):
             f"({self.kind}): call retriever.learn_depth(queries), or pass coarse_top_k instead"
         )
 
+    @abstractmethod
     def differing(self, start: int, prefixes: FloatArray) -> bool:
         """Whether the places from ``start`` on hold something else than :meth:`add` makes of these prefixes."""
-        raise NotImplementedError
 
     def details(self) -> Mapping[str, Any]:
         """What is worth showing of it."""

@@ -149,6 +149,37 @@ def test_another_wish_makes_another_index(kb, small, opened, address):
     assert kind(settled(graph)) == "hnsw, 8 bits"
 
 
+def test_lists_that_are_asked_for_are_measured_too(kb, small):
+    filled(kb, 600)
+    choice = kb.optimize(index="ivf")
+    assert "lists keep" in choice.why
+    assert recall(kb) >= 0.97 * recall(kb, 600 // 2)
+
+
+def test_lists_that_were_asked_for_are_used_without_numba(kb, small, opened, address, monkeypatch):
+    filled(kb, 600)
+    kb.optimize(index="ivf")
+    kb.close()
+    monkeypatch.setattr(choosing, "available", lambda: False)
+    again = opened(address)
+    again.read_manifest()
+    again.refresh()
+    assert kind(again) == "ivf, 4-bit codes"
+
+
+def test_an_index_that_could_not_be_kept_is_used(kb, small, opened, address, caplog):
+    filled(kb, 600)
+    with kb._store.writing_files(5), caplog.at_level(logging.INFO):
+        other = opened(address)
+        other.read_manifest()
+        other.refresh()
+        other._index._background.wait()
+        assert "why" in other.stats().details
+    assert "is not kept yet" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert other._index._gave_up_at == 0
+
+
 def test_too_few_for_lists(kb, small, opened, address):
     filled(kb, 60)
     with pytest.raises(InvalidInput, match=r"index='ivf' needs at least 128 vectors.* has 60"):

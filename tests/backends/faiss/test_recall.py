@@ -130,8 +130,9 @@ def test_samples_that_are_too_small_or_wrong(kb):
         kb.learn_depth(near_data(10, 2))
     with pytest.raises(InvalidInput, match="components, expected 48"):
         kb.learn_depth(np.ones((100, 5)))
-    with pytest.raises(InvalidInput):
-        kb.learn_depth("a text")
+    for nothing in ("a text", b"a text", 5, 0.5, [], np.empty((0, DIM)), ["a", 3]):
+        with pytest.raises(InvalidInput, match="queries"):
+            kb.learn_depth(nothing)
 
 
 def test_what_was_learned_is_kept_and_learned_again_by_the_next_index(kb, address, tmp_path):
@@ -172,6 +173,14 @@ def test_texts_are_encoded(tmp_path, small):
         kb.index(texts)
         kb.learn_depth([f"about {i} things" for i in range(80)])
         assert len(kb.search("about 12 things", recall=0.5)) == 10
+
+
+def test_without_numba_what_was_learned_is_still_there(kb, address, monkeypatch):
+    kb.learn_depth(near_data(100, 2))
+    kb.close()
+    monkeypatch.setattr(choosing, "available", lambda: False)
+    with MatryoshkaRetriever.open(address) as again:
+        assert len(again.search_by_vector(near_data(1, 3)[0], recall=0.5)) == 10
 
 
 def test_small_collections_learn_too(tmp_path):

@@ -41,7 +41,7 @@ def test_over_faiss_it_is_written_and_read(faiss_gpu_structure, tmp_path, monkey
     structure.add(prefixes(150, 16))
     monkeypatch.setattr(devices, "find", lambda: structure.device)
     read = GPUStructure.read(written(structure, tmp_path))
-    assert isinstance(read, FaissGPUStructure) and is_usable(read, Wish())
+    assert isinstance(read, FaissGPUStructure) and is_usable(read, {}, Wish())
     check(read, prefixes(150, 16), prefixes(5, 16, seed=1), 10, np.ones(150, dtype=np.bool_))
     assert not read.differing(0, prefixes(150, 16)) and read.differing(1, prefixes(149, 16))
 

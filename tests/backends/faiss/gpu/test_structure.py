@@ -107,7 +107,7 @@ def test_write_and_read(device, tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
     assert not read.differing(100, held[100:]) and read.differing(99, held[100:])
     read.add(held[:10])
-    assert read.count == 160 and is_usable(read, Wish())
+    assert read.count == 160 and is_usable(read, {}, Wish())
 
 
 def test_read_where_there_is_no_gpu(tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_read_where_there_is_no_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "find", lambda: None)
     read = GPUStructure.read(content)
     assert (read.count, read.dims, read.nbytes) == (150, 16, 150 * 16 * 2)
-    assert not read.differing(0, prefixes(150, 16)) and not is_usable(read, Wish())
+    assert not read.differing(0, prefixes(150, 16)) and not is_usable(read, {}, Wish())
     with pytest.raises(BackendError, match="index='auto'"):
         read.search(prefixes(1, 16), 1, Allowed(np.ones(150, dtype=np.bool_)))
 
