@@ -46,7 +46,7 @@ class TestFaissGraph(TestFaissCodes):
 
     @pytest.fixture(autouse=True)
     def graph(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("rabitqlib")
+        pytest.importorskip("rabitqlib", reason="rabitqlib is not installed: pip install 'mrl-retrieval[graph]'")
         monkeypatch.setattr("mrl_adapters._faiss.graph._HEAD", 0)
         monkeypatch.setattr("mrl_adapters._faiss.graph._WIDEST", 0.3)
 

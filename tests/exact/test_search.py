@@ -16,7 +16,7 @@ COMPILED = [False, True]
 @pytest.fixture(autouse=True)
 def _needs_numba(request):
     if hasattr(request.node, "callspec") and request.node.callspec.params.get("compiled"):
-        pytest.importorskip("numba")
+        pytest.importorskip("numba", reason="numba is not installed: pip install 'mrl-retrieval[fast]'")
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,7 +32,7 @@ def _needs_numba(request):
 )
 def test_any_collection(kind, dtype, n, dims, k, share, seed, compiled):
     if compiled:
-        pytest.importorskip("numba")
+        pytest.importorskip("numba", reason="numba is not installed: pip install 'mrl-retrieval[fast]'")
     stored = Stored(vectors_of(kind, n, dims, seed), dtype, first=seed % 3 * 1000)
     queries = queries_of(stored.vectors, 6, dims, seed)
     allowed = np.random.default_rng(seed).random(n) < share

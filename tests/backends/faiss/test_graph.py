@@ -21,7 +21,7 @@ from mrl_retrieval.matryoshka import normalize
 from tests.backends.common import queries
 from tests.backends.faiss.helpers import exact, folder, ids_of, rows, two_stages, vectors_of
 
-pytest.importorskip("rabitqlib")
+pytest.importorskip("rabitqlib", reason="rabitqlib is not installed: pip install 'mrl-retrieval[graph]'")
 
 DIMS = 80
 N = 1200
