@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray
 
-from .reference import _as_bytes, _best, _blocks_of, _centroid_scores, _rotated, _write
+from .reference import _as_bytes, _best, _blocks_of, _centroid_scores, _rotated, _wanted, _write
 
 __all__ = ["gaps", "search_within"]
 
@@ -83,7 +83,7 @@ def search_within(
         chosen[leader] = True
         blocks, bases = _blocks_of(np.flatnonzero(chosen), list_scores, first, following)
         held = places[blocks]
-        wanted = (held >= 0) & allowed[held]
+        wanted = _wanted(held, allowed)
         found, kept = _best(codes, scales, places, blocks, bases, wanted, query, limit)
         if len(found) >= anchor:
             near = found > -np.partition(-found, anchor - 1)[anchor - 1] - drop

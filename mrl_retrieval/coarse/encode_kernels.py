@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.kernels.compiling import compiled
-from mrl_retrieval.kernels.simd import FOUR, LANES, level_sums, nearest8
+from mrl_retrieval.kernels.simd import LANES, level_sums
+from mrl_retrieval.kernels.simd8 import FOUR, nearest8
 from mrl_retrieval.matryoshka import FloatArray
 
 __all__ = ["assign", "encode", "put", "rotate"]

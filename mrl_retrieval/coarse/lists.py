@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,16 @@ import numpy.typing as npt
 from mrl_retrieval.matryoshka import FloatArray
 
 from .clusters import k_means
-from .codes import ByteCentroids, byte_centroids, loops, padded, random_rotation
+from .codes import ByteCentroids, Codes, byte_centroids, loops, padded, random_rotation
 
-__all__ = ["CodeLists"]
+__all__ = ["ALL", "CodeLists", "Parts"]
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
 Found = tuple[FloatArray, Places]
+
+ALL: Mask = np.empty(0, np.bool_)
+"""The mask that leaves nothing out."""
 
 _LANES = 16
 _BLOCK = 16384
@@ -35,6 +38,19 @@ _NAMES = frozenset(
 )
 # Fewer allowed documents than one in so many are looked up one by one.
 _FEW = 32
+
+
+class Parts(NamedTuple):
+    """What a search reads; it says nothing about how much of it is in use."""
+
+    rotation: FloatArray
+    centroid_codes: Codes
+    centroid_scales: FloatArray
+    first: npt.NDArray[np.int32]
+    following: npt.NDArray[np.int32]
+    codes: Codes
+    scales: npt.NDArray[np.uint16]
+    places: npt.NDArray[np.int32]
 
 
 class CodeLists:
@@ -103,6 +119,21 @@ class CodeLists:
     def lists(self) -> int:
         """How many lists there are."""
         return len(self._first)
+
+    @property
+    def parts(self) -> Parts:
+        """What a search reads, until something is added."""
+        held = self._centroids
+        return Parts(
+            self.rotation,
+            held.codes,
+            held.scales,
+            self._first,
+            self._following,
+            self._codes,
+            self._scales,
+            self._places,
+        )
 
     @property
     def nbytes(self) -> int:
@@ -277,6 +308,8 @@ class CodeLists:
                 counts,
             )
             return scores, places
+        if alive == self.count:
+            allowed = ALL
         # Of a part of the documents, as many are to be met as of all.
         probes = min(self.lists, -(-probes * self.count // alive))
         self._search(queries, allowed, probes, limit, scores, places, counts)
@@ -289,22 +322,7 @@ class CodeLists:
         return scores, places
 
     def _search(self, queries: FloatArray, allowed: Mask, probes: int, limit: int, *out: npt.NDArray[Any]) -> None:
-        held = self._centroids
-        self._loops.search(
-            queries,
-            self.rotation,
-            held.codes,
-            held.scales,
-            self._first,
-            self._following,
-            self._codes,
-            self._scales,
-            self._places,
-            allowed,
-            probes,
-            limit,
-            *out,
-        )
+        self._loops.search(queries, *self.parts, allowed, probes, limit, *out)
 
     # -- keeping -------------------------------------------------------------------------------------------
 

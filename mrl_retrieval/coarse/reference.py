@@ -151,6 +151,12 @@ def _blocks_of(
     return np.array(blocks, dtype=np.int64), np.array(bases, dtype=np.float32)
 
 
+def _wanted(places: _Array, allowed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which lanes hold documents that take part; all do, if ``allowed`` is empty."""
+    there: npt.NDArray[np.bool_] = places >= 0
+    return there & allowed[places] if len(allowed) else there
+
+
 def search(
     queries: FloatArray,
     rotation: FloatArray,
@@ -179,7 +185,7 @@ def search(
         nearest = np.arange(lists) if probes >= lists else np.argpartition(-list_scores, probes - 1)[:probes]
         blocks, bases = _blocks_of(nearest, list_scores, first, following)
         held = places[blocks]
-        wanted = (held >= 0) & allowed[held]
+        wanted = _wanted(held, allowed)
         found = _best(codes, scales, places, blocks, bases, wanted, query, limit)
         _write(q, *found, out_scores, out_places, out_counts)
 

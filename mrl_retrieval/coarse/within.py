@@ -10,7 +10,7 @@ import numpy as np
 from mrl_retrieval.kernels import available
 from mrl_retrieval.matryoshka import FloatArray
 
-from .lists import CodeLists, Mask, Places
+from .lists import ALL, CodeLists, Mask, Places
 
 __all__ = ["ALL_LISTS", "Reach", "WithinMargin"]
 
@@ -58,27 +58,26 @@ class WithinMargin:
         Args:
             queries: (Q, dims) unit rows, or zero rows.
             reach: how deep.
-            allowed: (count,) which documents take part.
+            allowed: (count,) which documents take part; empty: all.
 
         Returns:
             Scores and places (Q, limit), of which the first (Q,) count, in no order; that; and (Q,) blocks scanned.
         """
-        limit = reach.limit
+        limit, parts = reach.limit, self._index.parts
         scores = np.empty((len(queries), limit), np.float32)
         places = np.empty((len(queries), limit), np.int64)
         counts, scanned = np.zeros(len(queries), np.int64), np.zeros(len(queries), np.int64)
-        held = dict(self._index.arrays())
         self._loops.search_within(
             queries,
-            held["rotation"],
-            held["centroid_codes"],
-            held["centroid_scales"],
+            parts.rotation,
+            parts.centroid_codes,
+            parts.centroid_scales,
             self.bonuses,
-            held["first"],
-            held["following"],
-            held["codes"],
-            held["scales"],
-            held["places"],
+            parts.first,
+            parts.following,
+            parts.codes,
+            parts.scales,
+            parts.places,
             allowed,
             np.float32(reach.margin),
             limit,
@@ -91,19 +90,26 @@ class WithinMargin:
         )
         return scores, places, counts, scanned
 
-    def candidates(self, queries: FloatArray, reach: Reach, allowed: Mask, alive: int, k: int) -> list[Places]:
-        """Places of the candidates of each query, in no order: at least ``k``, where that many of the ``alive`` are.
+    def candidates(self, queries: FloatArray, reach: Reach, allowed: Mask, alive: int, k: int) -> tuple[Places, Places]:
+        """Candidates of each query, in no order: at least ``k``, where that many of the ``alive`` are.
 
         Few allowed documents are all scored, and queries that find less than ``k`` search as far as it takes.
+
+        Returns:
+            Places (Q, n), of which the first (Q,) count; and that.
         """
         k = min(k, alive)
         if alive * 32 <= self._index.count:
-            return list(self._index.search(queries, max(reach.limit, k), 1, allowed, alive)[1])
-        _, places, counts, _ = self.search(queries, reach, allowed)
-        found = [places[i, :count] for i, count in enumerate(counts)]
-        for i in np.flatnonzero(counts < k):
-            found[i] = self._index.search(queries[i : i + 1], max(k, reach.anchor), 1, allowed, alive)[1][0]
-        return found
+            places = self._index.search(queries, max(reach.limit, k), 1, allowed, alive)[1]
+            return places, np.full(len(places), places.shape[1], np.int64)
+        _, places, counts, _ = self.search(queries, reach, ALL if alive == self._index.count else allowed)
+        if counts.min(initial=k) < k:
+            few = np.flatnonzero(counts < k)
+            more = self._index.search(queries[few], max(k, reach.anchor), 1, allowed, alive)[1]
+            if (width := more.shape[1]) > places.shape[1]:
+                places = np.pad(places, ((0, 0), (0, width - places.shape[1])))
+            places[few, :width], counts[few] = more, width
+        return places, counts
 
     def ranked(self, queries: FloatArray, reach: Reach, allowed: Mask) -> tuple[FloatArray, Places, Places]:
         """The same, best first; where fewer than the limit are found, scores of -inf and places of -1 follow."""
@@ -115,9 +121,9 @@ class WithinMargin:
 
     def gaps(self, queries: FloatArray) -> FloatArray:
         """How far the promise of each list is below the mean of the four most promising: (Q, lists)."""
-        held = dict(self._index.arrays())
+        parts = self._index.parts
         out = np.empty((len(queries), len(self.bonuses)), np.float32)
-        self._loops.gaps(queries, held["rotation"], held["centroid_codes"], held["centroid_scales"], self.bonuses, out)
+        self._loops.gaps(queries, parts.rotation, parts.centroid_codes, parts.centroid_scales, self.bonuses, out)
         return out
 
 

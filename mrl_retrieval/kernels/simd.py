@@ -21,10 +21,12 @@ from .vectors import (
     LANES,
     SHORTS,
     WORDS,
+    add_products,
     at,
+    called,
     cgutils,
+    compress,
     constant,
-    dot4,
     fetch,
     half_to_float,
     intrinsic,
@@ -33,16 +35,19 @@ from .vectors import (
     store,
 )
 
-__all__ = ["FOUR", "LANES", "byte_at", "float_at", "level_sums", "nearest8", "prefetch", "scan4", "short_at", "sums8"]
-
-FOUR = 4
-"""Queries that are compared with each block at once where many are at hand: it is then read a quarter as often."""
-
-
-def _add_products(builder: ir.IRBuilder, chain: ir.Value, codes: ir.Value, query: ir.Value, place: ir.Value) -> None:
-    """Add to the sums in ``chain`` the products of a group with the four bytes of the query at ``place``."""
-    four = splat(builder, load(builder, builder.add(query, place), I32))
-    builder.store(dot4(builder, builder.load(chain), codes, four), chain)
+__all__ = [
+    "LANES",
+    "above",
+    "append",
+    "byte_at",
+    "count_above",
+    "float_at",
+    "largest",
+    "level_sums",
+    "prefetch",
+    "scan4",
+    "short_at",
+]
 
 
 def _sums4(builder: ir.IRBuilder, codes: ir.Value, groups: ir.Value, query: ir.Value) -> ir.Value:
@@ -56,9 +61,9 @@ def _sums4(builder: ir.IRBuilder, codes: ir.Value, groups: ir.Value, query: ir.V
     with cgutils.for_range(builder, groups) as loop:
         values = load(builder, builder.add(codes, builder.shl(loop.index, I64(6))), WORDS)
         place = builder.shl(loop.index, I64(3))
-        _add_products(builder, chains[0], builder.and_(values, low), query, place)
+        add_products(builder, chains[0], builder.and_(values, low), query, place)
         high = builder.and_(builder.lshr(values, constant(WORDS, 4)), low)
-        _add_products(builder, chains[1], high, query, at(builder, place, 4))
+        add_products(builder, chains[1], high, query, at(builder, place, 4))
     return builder.add(builder.load(chains[0]), builder.load(chains[1]))
 
 
@@ -108,82 +113,72 @@ def scan4(
 
 
 @intrinsic
-def sums8(context: Any, codes: Any, groups: Any, query: Any, out: Any) -> Any:
-    """Dot products of a block of 8-bit codes (``groups`` of 64 bytes, each of 4 dims, an even number of them) with the
-    signed bytes at ``query``, written to ``out`` as 16 int32."""
+def largest(context: Any, values: Any) -> Any:
+    """The largest of 16 float32 at an address, none of which is NaN."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
-        codes, groups, query, out = args
-        chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(2)]
-        with cgutils.for_range(builder, builder.lshr(groups, I64(1))) as loop:
-            here, place = builder.shl(loop.index, I64(7)), builder.shl(loop.index, I64(3))
-            for i, chain in enumerate(chains):
-                values = load(builder, at(builder, builder.add(codes, here), 64 * i), WORDS)
-                _add_products(builder, chain, values, query, at(builder, place, 4 * i))
-        store(builder, builder.add(builder.load(chains[0]), builder.load(chains[1])), out)
-        return context.get_dummy_value()
+        found = load(builder, args[0], FLOATS)
+        undefined, width = ir.Constant(FLOATS, ir.Undefined), LANES
+        while width > 1:
+            width //= 2
+            lanes = [(lane + width) % LANES for lane in range(LANES)]
+            other = builder.shuffle_vector(found, undefined, ir.Constant(WORDS, lanes))
+            found = builder.select(builder.fcmp_ordered(">", found, other), found, other)
+        return builder.extract_element(found, I32(0))
 
-    i = types.int64
-    return types.void(i, i, i, i), generate
+    return types.float32(types.int64), generate
 
 
 @intrinsic
-def nearest8(
-    context: Any,
-    codes: Any,
-    groups: Any,
-    queries: Any,
-    offsets: Any,
-    units: Any,
-    scales: Any,
-    penalties: Any,
-    block: Any,
-    best: Any,
-    where: Any,
-) -> Any:
-    """Keep, lane by lane, the best of the blocks of 8-bit codes that ``FOUR`` queries are shown one after the other.
+def append(context: Any, lanes: Any, scores: Any, places: Any, out_scores: Any, out_places: Any) -> Any:
+    """Write those of 16 scores and places (int32) whose bits are set in ``lanes``, and whose place is not negative, one
+    after the other. All but the first are addresses; there is to be room for 16.
 
-    The score is ``(sum - offset) * unit * scale - penalty``. Of equal ones the first stays.
-
-    Args:
-        context: numba's.
-        codes: address of the block, as are the others but two.
-        groups: of 64 bytes, each of 4 dims.
-        queries: 4 x ``4 * groups`` signed bytes.
-        offsets: 4 int32.
-        units: 4 float32.
-        scales: 16 float32, one for each document.
-        penalties: the same.
-        block: its number.
-        best: 4 x 16 float32, the scores so far.
-        where: 4 x 16 int32, the numbers of their blocks.
+    Returns:
+        How many they are.
     """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
-        codes, groups, queries, offsets, units, scales, penalties, block, best, where = args
-        width, block = builder.shl(groups, I64(2)), splat(builder, builder.trunc(block, I32))
-        scales, penalties = load(builder, scales, FLOATS), load(builder, penalties, FLOATS)
-        chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(FOUR)]
-        starts = [builder.add(queries, builder.mul(width, I64(q))) for q in range(FOUR)]
-        with cgutils.for_range(builder, groups) as loop:
-            values = load(builder, builder.add(codes, builder.shl(loop.index, I64(6))), WORDS)
-            place = builder.shl(loop.index, I64(2))
-            for chain, start in zip(chains, starts, strict=True):
-                _add_products(builder, chain, values, start, place)
-        for q, chain in enumerate(chains):
-            offset = splat(builder, load(builder, at(builder, offsets, 4 * q), I32))
-            unit = splat(builder, load(builder, at(builder, units, 4 * q), F32))
-            sums = builder.sitofp(builder.sub(builder.load(chain), offset), FLOATS)
-            score = builder.fsub(builder.fmul(builder.fmul(sums, unit), scales), penalties)
-            held, held_in = at(builder, best, 64 * q), at(builder, where, 64 * q)
-            before, before_in = load(builder, held, FLOATS), load(builder, held_in, WORDS)
-            better = builder.fcmp_ordered(">", score, before)
-            store(builder, builder.select(better, score, before), held)
-            store(builder, builder.select(better, block, before_in), held_in)
-        return context.get_dummy_value()
+        lanes, scores, places, out_scores, out_places = args
+        values = load(builder, scores, FLOATS), load(builder, places, WORDS)
+        there = builder.icmp_signed(">=", values[1], constant(WORDS, 0))
+        wanted = builder.and_(there, builder.bitcast(builder.trunc(lanes, I16), there.type))
+        for value, out in zip(values, (out_scores, out_places), strict=True):
+            compress(builder, value, wanted, out)
+        return builder.zext(called(builder, "llvm.ctpop.i16", I16, builder.bitcast(wanted, I16)), I64)
 
     i = types.int64
-    return types.void(*[i] * 10), generate
+    return types.int64(i, i, i, i, i), generate
+
+
+@intrinsic
+def above(context: Any, scores: Any, threshold: Any) -> Any:
+    """Which of 16 scores at an address are above ``threshold``, as bits."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.zext(_bits_above(builder, args[0], splat(builder, args[1])), I64)
+
+    return types.int64(types.int64, types.float32), generate
+
+
+@intrinsic
+def count_above(context: Any, scores: Any, blocks: Any, threshold: Any) -> Any:
+    """How many of the scores in so many blocks of 16 at an address are above ``threshold``."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: list[ir.Value]) -> ir.Value:
+        scores, blocks, threshold = args
+        threshold, total = splat(builder, threshold), cgutils.alloca_once_value(builder, I64(0))
+        with cgutils.for_range(builder, blocks) as loop:
+            bits = _bits_above(builder, builder.add(scores, builder.shl(loop.index, I64(6))), threshold)
+            found = builder.zext(called(builder, "llvm.ctpop.i16", I16, bits), I64)
+            builder.store(builder.add(builder.load(total), found), total)
+        return builder.load(total)
+
+    return types.int64(types.int64, types.int64, types.float32), generate
+
+
+def _bits_above(builder: ir.IRBuilder, scores: ir.Value, threshold: ir.Value) -> ir.Value:
+    return builder.bitcast(builder.fcmp_ordered(">", load(builder, scores, FLOATS), threshold), I16)
 
 
 @intrinsic

@@ -25,11 +25,12 @@ __all__ = [
     "LANES",
     "SHORTS",
     "WORDS",
+    "add_products",
     "at",
     "called",
     "cgutils",
+    "compress",
     "constant",
-    "dot4",
     "fetch",
     "half_to_float",
     "intrinsic",
@@ -45,7 +46,8 @@ I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntTy
 BYTES, SHORTS, WORDS, FLOATS = (ir.VectorType(element, LANES) for element in (I8, I16, I32, F32))
 _F16 = ir.HalfType()
 
-_HAS_VNNI, _HAS_AVX2 = has("avx512vnni") and has("avx512f"), has("avx2")
+_HAS_AVX512, _HAS_AVX2 = has("avx512f"), has("avx2")
+_HAS_VNNI = _HAS_AVX512 and has("avx512vnni")
 # Else LLVM calls a function of the C library's for it, which is not there for code that is made at run time.
 _HAS_HALVES = has("f16c") or has("avx512f") or is_arm64()
 
@@ -99,6 +101,19 @@ def fetch(builder: ir.IRBuilder, address: ir.Value) -> None:
     called(builder, "llvm.prefetch.p0", ir.VoidType(), _pointer(builder, address, I8), I32(0), I32(3), I32(1))
 
 
+def compress(builder: ir.IRBuilder, values: ir.Value, wanted: ir.Value, out: ir.Value) -> None:
+    """Write those elements of a vector whose bit is set in ``wanted`` to an address, side by side. What lies behind
+    them, up to a whole vector, is overwritten too."""
+    if _HAS_AVX512:
+        name = f"llvm.x86.avx512.mask.compress.v16{'f32' if values.type == FLOATS else 'i32'}"
+        store(builder, called(builder, name, values.type, values, values, wanted), out)
+        return
+    for lane in range(LANES):
+        store(builder, builder.extract_element(values, I32(lane)), out)
+        step = builder.zext(builder.extract_element(wanted, I32(lane)), I64)
+        out = builder.add(out, builder.shl(step, I64(2)))
+
+
 def dot4(builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value, query: ir.Value) -> ir.Value:
     """``sums`` plus, in each lane, four products of unsigned bytes of ``codes`` with signed bytes of ``query``. All are
     ``WORDS``."""
@@ -111,6 +126,12 @@ def dot4(builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value, query: ir.Value
         right = builder.ashr(builder.shl(query, constant(WORDS, 24 - 8 * byte)), constant(WORDS, 24))
         sums = builder.add(sums, builder.mul(left, right))
     return sums
+
+
+def add_products(builder: ir.IRBuilder, chain: ir.Value, codes: ir.Value, query: ir.Value, place: ir.Value) -> None:
+    """Add to the sums in ``chain`` the products of unsigned bytes with the four bytes of the query at ``place``."""
+    four = splat(builder, load(builder, builder.add(query, place), I32))
+    builder.store(dot4(builder, builder.load(chain), codes, four), chain)
 
 
 def _dot4_avx2(builder: ir.IRBuilder, sums: ir.Value, codes: ir.Value, query: ir.Value) -> ir.Value:

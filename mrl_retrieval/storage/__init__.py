@@ -10,7 +10,7 @@ from .files import CollectionFiles, check_place, collection_names
 from .locks import ReadWriteLock, WriterLock
 from .query import can_query
 from .repair import RepairReport
-from .rerank import Reranker, candidates, ranking
+from .rerank import Near, Reranker, candidates, ranking
 from .scan import exact_scan
 from .snapshot import Snapshot
 from .store import Store
@@ -20,6 +20,7 @@ __all__ = [
     "BackupReport",
     "CollectionFiles",
     "CompactionReport",
+    "Near",
     "Problem",
     "ReadWriteLock",
     "RepairReport",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,9 +20,9 @@ from .database import RESTORE
 from .scan import best_of
 from .segments import PositionArray
 from .snapshot import Snapshot, all_decoded
-from .stored_cosines import stored_cosines
+from .stored_cosines import best_stored, stored_cosines
 
-__all__ = ["Reranker", "candidates", "ranking"]
+__all__ = ["Near", "Reranker", "candidates", "ranking"]
 
 _Scored = tuple[PositionArray, FloatArray, FloatArray | None]
 """Positions, scores, and coarse scores if there are any: (n,) each."""
@@ -32,6 +33,33 @@ _NOTHING: _Scored = (np.empty(0, dtype=np.int64), _NO_SCORES, None)
 
 # Threads take about as long to start as one of them needs for so many queries.
 _WORTH_THREADS = 16
+
+
+class Near(NamedTuple):
+    """The candidates of several queries."""
+
+    numbers: PositionArray
+    """(Q, n) numbers of vectors."""
+    counts: PositionArray
+    """(Q,) how many of each query's count, the first ones."""
+
+    def of(self, q: int) -> PositionArray:
+        """The candidates of one query."""
+        return self.numbers[q, : self.counts[q]]
+
+    @classmethod
+    def full(cls, numbers: PositionArray) -> Near:
+        """Candidates that all count."""
+        return cls(numbers, np.full(len(numbers), numbers.shape[1], dtype=np.int64))
+
+    @classmethod
+    def joined(cls, each: Sequence[PositionArray]) -> Near:
+        """The candidates of each query, as many as there are."""
+        counts = np.array([len(numbers) for numbers in each], dtype=np.int64)
+        joined = np.zeros((len(each), int(counts.max(initial=0))), dtype=np.int64)
+        for row, numbers in zip(joined, each, strict=True):
+            row[: len(numbers)] = numbers
+        return cls(joined, counts)
 
 
 class Reranker:
@@ -46,20 +74,26 @@ class Reranker:
         self._kept = np.zeros(shape, dtype=np.int64)
         self._seconds = np.zeros(shape)
 
-    def rankings(self, positions: Sequence[PositionArray], coarse_scores: Sequence[FloatArray] | None) -> list[Ranking]:
-        """For each query the ranking of its candidates, given as positions (n,) and coarse scores (n,), if any.
+    def rankings(self, near: Near, coarse_scores: Sequence[FloatArray] | None) -> list[Ranking]:
+        """For each query the ranking of its candidates, whose coarse scores are given too, (n,) each, if there are any.
 
         Raises:
             CorruptionError: a vector or a row is not as it was written.
         """
-        best: list[_Scored] = [_NOTHING] * len(positions)
+        best: list[_Scored] = [_NOTHING] * len(near.counts)
+        request, fine = self._request, self._snapshot.fine
 
         def score(start: int, stop: int) -> None:
             for q in range(start, stop):
-                best[q] = self._best(q, positions[q], None if coarse_scores is None else coarse_scores[q])
+                best[q] = self._best(q, near.of(q), None if coarse_scores is None else coarse_scores[q])
 
-        spread(len(positions), score, least=_WORTH_THREADS)
-        return [ranking(self._snapshot, *found, self._request.k, self._request.filter) for found in best]
+        def score_together(start: int, stop: int) -> None:
+            part = near.numbers[start:stop], near.counts[start:stop], request.vectors[start:stop]
+            best[start:stop] = [(*found, None) for found in best_stored(fine, *part, request.k)]
+
+        together = len(self._stages) == 1 and coarse_scores is None and not request.explain
+        spread(len(best), score_together if together else score, least=_WORTH_THREADS)
+        return [ranking(self._snapshot, *found, request.k, request.filter) for found in best]
 
     def _best(self, q: int, positions: PositionArray, coarse_scores: FloatArray | None) -> _Scored:
         scores = _NO_SCORES

@@ -24,11 +24,11 @@ def cosines(query: FloatArray, vectors: FloatArray, dims: int) -> FloatArray:
 
     The order of the additions is part of the definition, so that equal vectors get equal scores wherever they stand,
     and compiled loops the same to the last bit: the products with the components i, i + 64, … are added up in lane i of
-    64, then the upper half of the lanes to the lower, six times; likewise the squares.
+    64, then the upper half of the lanes to the lower, six times; likewise the squares, those of the query too.
     """
     query, vectors = query[:dims], vectors[:, :dims]
     dots = _lane_sums(vectors * query)
-    lengths = np.sqrt(_lane_sums(vectors * vectors) * np.float32(query @ query))
+    lengths = np.sqrt(_lane_sums(vectors * vectors) * _lane_sums((query * query)[None]))
     if not lengths.all():
         lengths[lengths == 0] = np.inf
     scores: FloatArray = dots / lengths

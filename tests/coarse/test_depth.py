@@ -295,7 +295,9 @@ def test_as_many_candidates_as_results_are_found_where_there_are_so_many(index):
         allowed = rng.random(N) < share
         alive = int(allowed.sum())
         for k in (1, 10, 300):
-            for places in search.candidates(queries, Reach(20, -ALL_LISTS, 0.01, 5), allowed, alive, k):
+            found, counts = search.candidates(queries, Reach(20, -ALL_LISTS, 0.01, 5), allowed, alive, k)
+            for row, count in zip(found, counts, strict=True):
+                places = row[:count]
                 assert len(places) >= min(k, alive)
                 assert len(set(places.tolist())) == len(places)
                 assert allowed[places].all()

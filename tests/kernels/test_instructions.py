@@ -12,17 +12,19 @@ import pytest
 
 from mrl_retrieval.kernels.row_simd import float_sums, half_sums, halves, word_sum
 from mrl_retrieval.kernels.simd import (
-    FOUR,
     LANES,
+    above,
+    append,
     byte_at,
+    count_above,
     float_at,
+    largest,
     level_sums,
-    nearest8,
     prefetch,
     scan4,
     short_at,
-    sums8,
 )
+from mrl_retrieval.kernels.simd8 import FOUR, nearest8, scores8, scores8_of_four
 
 ROOT = Path(__file__).parents[2]
 TARGETS = {
@@ -72,8 +74,28 @@ def scan(codes, groups, query, scales, factor, shift, base, threshold, out):
 
 
 @numba.njit
-def sums(codes, groups, query, out):
-    sums8(codes, groups, query, out)
+def scores(codes, groups, query, offset, unit, scales, out):
+    scores8(codes, groups, query, offset, unit, scales, out)
+
+
+@numba.njit
+def scores_of_four(codes, groups, queries, offsets, units, scales, out, stride):
+    scores8_of_four(codes, groups, queries, offsets, units, scales, out, stride)
+
+
+@numba.njit
+def appended(lanes, values, places, out, out_places):
+    return append(lanes, values, places, out, out_places)
+
+
+@numba.njit
+def higher(values, blocks, threshold):
+    return above(values, threshold), count_above(values, blocks, threshold)
+
+
+@numba.njit
+def most(values):
+    return largest(values)
 
 
 @numba.njit
@@ -146,13 +168,55 @@ def block8(groups, seed):
     return codes, queries, totals
 
 
-@pytest.mark.parametrize("groups", [2, 4, 26, 64])
-def test_sums8(groups):
+@pytest.mark.parametrize("groups", [2, 4, 8, 26, 64])
+def test_scores8(groups):
+    rng = np.random.default_rng(groups)
     codes, queries, totals = block8(groups, groups)
-    for query, expected in zip(queries, totals, strict=True):
-        out = np.empty(LANES, np.int32)
-        sums(address(codes), groups, address(query), address(out))
-        np.testing.assert_array_equal(out, expected)
+    units, offsets = rng.random(FOUR).astype(np.float32), rng.integers(-999, 999, FOUR).astype(np.int32)
+    scales = rng.random(LANES).astype(np.float32)
+    expected = (totals - offsets[:, None]).astype(np.float32) * units[:, None] * scales
+    for q, query in enumerate(queries):
+        out = np.empty(LANES, np.float32)
+        scores(address(codes), groups, address(query), offsets[q], units[q], address(scales), address(out))
+        np.testing.assert_array_equal(out, expected[q])
+    together = np.zeros((FOUR, 3 * LANES), np.float32)
+    pointers = (address(a) for a in (queries, offsets, units, scales))
+    scores_of_four(address(codes), groups, *pointers, address(together) + 4 * LANES, together.strides[0])
+    np.testing.assert_array_equal(together[:, LANES : 2 * LANES], expected)
+    assert not together[:, :LANES].any() and not together[:, 2 * LANES :].any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_append(seed):
+    rng = np.random.default_rng(seed)
+    values, places = rng.standard_normal(LANES).astype(np.float32), rng.integers(-2, 5, LANES, dtype=np.int32)
+    lanes = int(rng.choice([0, 0xFFFF, 1, 1 << 15, *rng.integers(0, 1 << 16, 4)]))
+    wanted = np.array([bool(lanes >> lane & 1) for lane in range(LANES)]) & (places >= 0)
+    out, out_places = np.full(LANES + 3, np.nan, np.float32), np.full(LANES + 3, -9, np.int32)
+    n = appended(lanes, address(values), address(places), address(out) + 4, address(out_places) + 4)
+    assert n == wanted.sum() and np.isnan(out[0]) and np.isnan(out[LANES + 1 :]).all()
+    np.testing.assert_array_equal(out[1 : n + 1], values[wanted])
+    np.testing.assert_array_equal(out_places[1 : n + 1], places[wanted])
+    assert out_places[0] == -9 and (out_places[LANES + 1 :] == -9).all()
+
+
+def test_above():
+    values = np.random.default_rng(0).standard_normal(5 * LANES).astype(np.float32)
+    values[[3, 20]] = -np.inf
+    for threshold in (values[7], np.float32(-np.inf), np.float32(9)):
+        bits, count = higher(address(values), 5, threshold)
+        assert [bits >> lane & 1 for lane in range(LANES)] == (values[:LANES] > threshold).tolist()
+        assert count == (values > threshold).sum()
+    assert higher(address(values), 0, np.float32(0))[1] == 0
+
+
+@pytest.mark.parametrize("place", range(LANES))
+def test_largest(place):
+    values = -np.random.default_rng(place).random(LANES).astype(np.float32) - 1
+    assert most(address(values)) == values.max()
+    values[place] = np.float32(-0.5)
+    assert most(address(values)) == np.float32(-0.5)
+    assert most(address(np.full(LANES, -np.inf, np.float32))) == -np.inf
 
 
 def test_nearest8():

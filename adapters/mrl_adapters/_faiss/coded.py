@@ -15,6 +15,7 @@ from mrl_retrieval.coarse.depth import depth_for
 from mrl_retrieval.coarse.within import WithinMargin
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.parallel import THREADS, spread
+from mrl_retrieval.storage import Near
 
 from .lessons import Lesson
 from .structure import Allowed, Found, Structure
@@ -71,18 +72,22 @@ class CodedStructure(Structure):
         spread(len(queries), search, least=_WORTH_A_THREAD)
         return scores, places
 
-    def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> list[npt.NDArray[np.int64]]:
-        found: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)] * len(queries)
+    def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> Near:
         if not allowed.count:
-            return found
+            return Near.full(np.empty((len(queries), 0), np.int64))
         depth = None if self.lesson is None else self.lesson.depth
         reach = depth_for(depth, recall, k, allowed.count / self.count)
+        if len(queries) < 2 * _WORTH_A_THREAD:
+            return Near(*self.within.candidates(queries, reach, allowed.mask, allowed.count, k))
+        found: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
 
         def search(start: int, stop: int) -> None:
-            found[start:stop] = self.within.candidates(queries[start:stop], reach, allowed.mask, allowed.count, k)
+            found[start] = self.within.candidates(queries[start:stop], reach, allowed.mask, allowed.count, k)
 
         spread(len(queries), search, least=_WORTH_A_THREAD)
-        return found
+        return Near.joined(
+            [row[:n] for _, (rows, counts) in sorted(found.items()) for row, n in zip(rows, counts, strict=True)]
+        )
 
     def write(self, path: Path) -> None:
         probes = np.array([self.probes], np.int64)

@@ -163,7 +163,7 @@ class GPUStructure(Structure):
 
     def shortlist(
         self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int
-    ) -> Sequence[PositionArray]:
+    ) -> Sequence[PositionArray] | None:
         return self._shortlists.of(snapshot, queries, positions, k)
 
     @property

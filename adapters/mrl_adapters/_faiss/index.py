@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mrl_retrieval.matryoshka import FloatArray, prefix
-from mrl_retrieval.storage import CollectionFiles, Snapshot
+from mrl_retrieval.storage import CollectionFiles, Near, Snapshot
 
 from .cache import Cached, load
 from .choosing import Wish, is_usable, started
@@ -68,13 +67,14 @@ class CoarseIndex:
         if not limit or not len(queries):
             return np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
         scores, places = self.structure.search(queries, limit, allowed, probes)
-        return scores, places + self.first
+        return scores, places + self.first if self.first else places
 
-    def candidates(self, queries: FloatArray, recall: float, k: int, mask: Mask | None) -> list[npt.NDArray[np.int64]]:
+    def candidates(self, queries: FloatArray, recall: float, k: int, mask: Mask | None) -> Near:
         """Numbers of as many candidates of each query (Q, dims) as was learned to be enough; see
         :meth:`Structure.candidates`."""
         allowed = self.everyone if mask is None else self._allowed(mask)
-        return [places + self.first for places in self.structure.candidates(queries, recall, k, allowed)]
+        near = self.structure.candidates(queries, recall, k, allowed)
+        return Near(near.numbers + self.first, near.counts) if self.first else near
 
     def _allowed(self, mask: Mask) -> Allowed:
         cut_off = self.structure.count - len(mask)  # compacted away, but not yet out of the structure

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.filters import Filter
 from mrl_retrieval.matryoshka import FloatArray, prefix
-from mrl_retrieval.storage import Reranker, Snapshot, Store, candidates, ranking
+from mrl_retrieval.storage import Near, Reranker, Snapshot, Store, candidates, ranking
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
 
@@ -24,11 +24,8 @@ __all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"
 _Nearest = tuple[FloatArray, npt.NDArray[np.int64]]
 """Scores and positions of the candidates of each query."""
 
-_Near = npt.NDArray[np.int64] | list[npt.NDArray[np.int64]]
-"""Positions of the candidates of each query: (Q, n), or of each as many as it has."""
-
-_Found = tuple[FloatArray | list[FloatArray] | None, _Near, Structure, float]
-"""Coarse scores, if they are cosines, and positions of the candidates of each query; of what; seconds."""
+_Found = tuple[FloatArray | list[FloatArray] | None, Near, Structure, float]
+"""Coarse scores, if they are cosines, and the candidates of each query; of what; seconds."""
 
 
 def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
@@ -41,15 +38,16 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
 
     def rest(snapshot: Snapshot, found: _Found) -> list[Ranking]:
         scores, near, structure, coarse_seconds = found
-        kept = sum(map(len, near))
+        kept = int(near.counts.sum())
         if scores is None and request.explain:
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
-            pairs = zip(request.vectors, near, strict=True)
-            scores = [stored_cosines(snapshot.fine, some, query, request.stages[0].dims) for query, some in pairs]
-        elif scores is None and isinstance(near, np.ndarray) and len(request.stages) == 2:
-            near = list(structure.shortlist(snapshot, request.vectors, near, request.k))
+            each, dims = range(len(near.counts)), request.stages[0].dims
+            scores = [stored_cosines(snapshot.fine, near.of(q), request.vectors[q], dims) for q in each]
+        elif scores is None and request.recall is None and len(request.stages) == 2:
+            short = structure.shortlist(snapshot, request.vectors, near.numbers, request.k)
+            near = near if short is None else Near.joined(short)
         rerank = Reranker(request, snapshot)
-        answers = rerank.rankings(list(near), None if scores is None else list(scores))
+        answers = rerank.rankings(near, None if scores is None else list(scores))
         if not request.explain:
             return answers
         first = StageTrace("coarse", request.stages[0].dims, None, kept, coarse_seconds)
@@ -61,14 +59,14 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
 
 def _candidates(
     snapshot: Snapshot, coarse: CoarseIndex, request: SearchRequest, filter: Filter | None, probes: int | None
-) -> tuple[FloatArray | None, _Near]:
-    """Coarse scores, where they are cosines, and positions of the candidates of each query."""
+) -> tuple[FloatArray | None, Near]:
+    """Coarse scores, where they are cosines, and the candidates of each query."""
     if request.recall is not None:
         allowed = None if filter is None else snapshot.vector_mask(filter)
         prefixes = prefix(request.vectors, coarse.dims)
         return None, coarse.candidates(prefixes, request.recall, request.k, allowed)
     scores, positions = _nearest(snapshot, coarse, request.vectors, request.stages[0].limit, filter, probes)
-    return scores if coarse.structure.exact_scores else None, positions
+    return scores if coarse.structure.exact_scores else None, Near.full(positions)
 
 
 def coarse_candidates(

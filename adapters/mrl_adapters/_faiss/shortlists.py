@@ -39,8 +39,11 @@ class Shortlists:
         self._vectors: DeviceVectors | None = None
         self._lock = threading.Lock()
 
-    def of(self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int) -> Sequence[PositionArray]:
-        """Of the candidates (Q, n) of full queries (Q, D), all that can be among the best ``k``, ties included.
+    def of(
+        self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int
+    ) -> Sequence[PositionArray] | None:
+        """Of the candidates (Q, n) of full queries (Q, D), all that can be among the best ``k``, ties included; None:
+        this cannot tell.
 
         Raises:
             CorruptionError: a vector is not as it was written.
@@ -53,7 +56,7 @@ class Shortlists:
             except BackendError as error:
                 logger.warning("candidates are reranked by the CPU alone from now on: %s", error)
                 self._vectors = self._device = None
-        return list(positions) if found is None else found
+        return found
 
     def _held(self, snapshot: Snapshot, queries: int) -> DeviceVectors | None:
         with self._lock:

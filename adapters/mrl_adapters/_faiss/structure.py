@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.errors import NothingLearned
 from mrl_retrieval.matryoshka import FloatArray
-from mrl_retrieval.storage import Snapshot
+from mrl_retrieval.storage import Near, Snapshot
 from mrl_retrieval.storage.segments import PositionArray
 
 __all__ = ["Allowed", "Found", "Mask", "Structure"]
@@ -90,14 +90,14 @@ class Structure(ABC):
 
     def shortlist(
         self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int
-    ) -> Sequence[PositionArray]:
-        """Of the candidates (Q, n) of full queries (Q, D), those that can be among the best ``k``, ties included; all
-        of them, where it cannot tell. May be called whatever is done to the structure meanwhile.
+    ) -> Sequence[PositionArray] | None:
+        """Of the candidates (Q, n) of full queries (Q, D), those that can be among the best ``k``, ties included; None:
+        it cannot tell. May be called whatever is done to the structure meanwhile.
 
         Raises:
             CorruptionError: a vector is not as it was written.
         """
-        return list(positions)
+        return None
 
     @property
     def can_be_kept(self) -> bool:
@@ -120,7 +120,7 @@ class Structure(ABC):
             ValueError: it was not this.
         """
 
-    def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> list[npt.NDArray[np.int64]]:
+    def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> Near:
         """Places of as many candidates of each query (Q, dims) as was learned to be enough for a recall@k.
 
         Raises:

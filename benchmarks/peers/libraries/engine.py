@@ -19,7 +19,8 @@ from benchmarks.peers.contract import Rows, Setting, lazy
 from benchmarks.peers.libraries.mrl import Library
 from mrl_retrieval.coarse.within import Reach
 from mrl_retrieval.matryoshka import FloatArray, prefix
-from mrl_retrieval.storage.stored_cosines import stored_cosines
+from mrl_retrieval.storage import Near
+from mrl_retrieval.storage.stored_cosines import best_stored
 
 __all__ = ["Engine"]
 
@@ -53,14 +54,12 @@ class Engine(Library):
         prefixes, limit = prefix(vectors, self.made["coarse"]), self.setting["candidates"]
         if hasattr(self._structure, "within") and self.setting["margin"]:
             reach = Reach(limit, self.setting["margin"])
-            near = self._structure.within.candidates(prefixes, reach, self._everyone.mask, self._everyone.count, k)
+            everyone = self._everyone
+            near = Near(*self._structure.within.candidates(prefixes, reach, everyone.mask, everyone.count, k))
         else:
-            near = self._structure.search(prefixes, limit, self._everyone)[1]
-        found: list[Rows] = []
-        for vector, places in zip(vectors, near, strict=True):
-            scores = stored_cosines(self._fine, places + self._first, vector, len(vector))
-            found.append(places[np.argpartition(-scores, k - 1)[:k] if len(scores) > k else slice(None)])
-        return found
+            near = Near.full(self._structure.search(prefixes, limit, self._everyone)[1])
+        best = best_stored(self._fine, near.numbers + self._first, near.counts, vectors, k)
+        return [numbers - self._first for numbers, _ in best]
 
     def batch(self, vectors: FloatArray, k: int) -> Sequence[Rows]:
         parts = [vectors[start : start + 50] for start in range(0, len(vectors), 50)]
