@@ -107,7 +107,7 @@ class _Kernels:
 
     def __enter__(self) -> _Kernels:
         self._wrap(CoarseIndex, "search", "coarse search" if self._replayed is None else "coarse search (replayed)")
-        self._wrap(rerank, "stored_cosines", "gather and dot products, with checksums")
+        self._wrap(rerank, "best_stored", "gather and dot products, with checksums")
         return self
 
     def __exit__(self, *exc: object) -> None:

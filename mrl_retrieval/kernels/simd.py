@@ -50,21 +50,36 @@ __all__ = [
 ]
 
 
+_UNROLLED = 4
+
+
 def _sums4(builder: ir.IRBuilder, codes: ir.Value, groups: ir.Value, query: ir.Value) -> ir.Value:
     """Dot products of the 16 documents of a block of 4-bit codes with the query, as 16 integers.
 
     A group is 64 bytes: of each document four bytes, which hold eight codes, the first four of them in the low halves.
     ``query`` has as many signed bytes as there are codes of one document.
     """
-    chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(2)]
+    # So many sums at once, because an addition takes four steps and two can be begun in each.
+    chains = [cgutils.alloca_once_value(builder, constant(WORDS, 0)) for _ in range(2 * _UNROLLED)]
     low = constant(WORDS, 0x0F0F0F0F)
-    with cgutils.for_range(builder, groups) as loop:
-        values = load(builder, builder.add(codes, builder.shl(loop.index, I64(6))), WORDS)
-        place = builder.shl(loop.index, I64(3))
-        add_products(builder, chains[0], builder.and_(values, low), query, place)
-        high = builder.and_(builder.lshr(values, constant(WORDS, 4)), low)
-        add_products(builder, chains[1], high, query, at(builder, place, 4))
-    return builder.add(builder.load(chains[0]), builder.load(chains[1]))
+
+    def add(start: ir.Value, count: int) -> None:
+        here, place = builder.add(codes, builder.shl(start, I64(6))), builder.shl(start, I64(3))
+        for i in range(count):
+            values = load(builder, at(builder, here, 64 * i), WORDS)
+            add_products(builder, chains[2 * i], builder.and_(values, low), query, at(builder, place, 8 * i))
+            high = builder.and_(builder.lshr(values, constant(WORDS, 4)), low)
+            add_products(builder, chains[2 * i + 1], high, query, at(builder, place, 8 * i + 4))
+
+    with cgutils.for_range(builder, builder.udiv(groups, I64(_UNROLLED))) as loop:
+        add(builder.mul(loop.index, I64(_UNROLLED)), _UNROLLED)
+    done = builder.sub(groups, builder.urem(groups, I64(_UNROLLED)))
+    with cgutils.for_range(builder, builder.sub(groups, done)) as loop:
+        add(builder.add(done, loop.index), 1)
+    sums = [builder.load(chain) for chain in chains]
+    while len(sums) > 1:
+        sums = [builder.add(a, b) for a, b in zip(sums[::2], sums[1::2], strict=True)]
+    return sums[0]
 
 
 @intrinsic
