@@ -6,7 +6,9 @@ import argparse
 import json
 from typing import Any, TextIO
 
-__all__ = ["add_options", "add_progress", "backend_option", "filter_json", "positive", "wants_progress"]
+from mrl_retrieval.settings import check_recall
+
+__all__ = ["add_options", "add_progress", "backend_option", "filter_json", "positive", "share", "wants_progress"]
 
 
 _TEXTS = ("api_key", "password", "token", "user")
@@ -22,6 +24,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return value
+
+
+def share(text: str) -> float:
+    """A number between 0 and 1, both excluded."""
+    try:
+        return check_recall(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a share between 0 and 1, such as 0.99, got {text!r}") from error
 
 
 def filter_json(text: str) -> dict[str, Any]:

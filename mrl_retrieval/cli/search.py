@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 from mrl_retrieval.documents import Hit, SearchResult
+from mrl_retrieval.errors import InvalidInput
 from mrl_retrieval.ingest import BOOKKEEPING
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_options, filter_json, positive
+from .arguments import add_options, filter_json, positive, share
 from .output import Output, fitted, on_one_line, plural, snippet, text_width
 
 __all__ = ["add_parsers"]
@@ -34,6 +35,12 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("query", help="the text to search for")
     parser.add_argument("--top-k", type=positive, metavar="K", help="hits wanted (10)")
     parser.add_argument("--coarse-top-k", type=positive, metavar="N", help="candidates of the coarse stage (200)")
+    parser.add_argument(
+        "--recall",
+        type=share,
+        metavar="SHARE",
+        help="as deep as this share of the best needs by what 'mrl learn' learned",
+    )
     parser.add_argument("--filter", type=filter_json, metavar="JSON", help="only rows whose metadata match")
     parser.add_argument("--exact", action="store_true", help="score every full vector: what the stages approximate")
     parser.add_argument("--explain", action="store_true", help="show what each stage did, and how long it took")
@@ -53,6 +60,8 @@ def _opened(arguments: argparse.Namespace) -> MatryoshkaRetriever:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Search and print."""
+    if arguments.recall is not None and (arguments.exact or arguments.coarse_top_k is not None):
+        raise InvalidInput("--recall chooses the depth by itself: leave out --exact and --coarse-top-k")
     with _opened(arguments) as retriever:
         _ = retriever.encoder  # loaded before the clock starts
         began = time.perf_counter()
@@ -62,6 +71,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             coarse_top_k=NOT_GIVEN if arguments.coarse_top_k is None else arguments.coarse_top_k,
             filter=arguments.filter,
             exact=arguments.exact,
+            recall=arguments.recall,
             explain=True,
         )
         seconds = time.perf_counter() - began

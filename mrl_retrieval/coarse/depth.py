@@ -111,7 +111,7 @@ def depth_for(learned: LearnedDepth | None, recall: float, k: int, share: float 
     if learned is None:
         raise NothingLearned(
             f"recall={recall:g} was asked for, but how deep to search for it was not learned for this collection: "
-            "call retriever.learn_depth(queries) with a few hundred queries, or pass coarse_top_k instead"
+            "call retriever.learn_depth(queries) with a few hundred queries ('mrl learn'), or pass coarse_top_k instead"
         )
     reach = learned.at(recall, k).reach
     return reach if k <= share * learned.k else replace(reach, margin=ALL_LISTS)

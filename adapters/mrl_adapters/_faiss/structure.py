@@ -129,7 +129,7 @@ class Structure(ABC):
         """
         raise NothingLearned(
             f"recall={recall:g} was asked for, but how deep to search for it was not learned for this index "
-            f"({self.kind}): call retriever.learn_depth(queries), or pass coarse_top_k instead"
+            f"({self.kind}): call retriever.learn_depth(queries) ('mrl learn'), or pass coarse_top_k instead"
         )
 
     @abstractmethod
