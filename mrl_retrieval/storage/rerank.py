@@ -141,9 +141,9 @@ def ranking(
         positions, scores = positions[best], scores[best]
         coarse_scores = None if coarse_scores is None else coarse_scores[best]
     numbers = positions.tolist()
-    place = dict(zip(numbers, range(len(numbers)), strict=True))
-    opposite = (-scores).tolist()
-    ranked = [(opposite[place[row[0]]], row[1], row) for row in snapshot.stored(numbers)]
+    # In plain Python: for so few rows arrays would take longer.
+    score_of = dict(zip(numbers, scores.tolist(), strict=True))
+    ranked = [(-score_of[row[0]], row[1], row) for row in snapshot.stored(numbers)]
     ranked.sort()
     metadatas = all_decoded([row[3] for _, _, row in ranked])
     rows = [Row(id, row[2], metadata) for (_, id, row), metadata in zip(ranked, metadatas, strict=True)]
@@ -151,8 +151,11 @@ def ranking(
         raise CorruptionError(f"the database holds an id twice, expected it once: {RESTORE}")
     if filter is not None and not all(matches(filter, row.id, row.metadata) for row in rows):
         raise CorruptionError(f"the filter index names a row that does not match, expected those that do: {RESTORE}")
-    order = np.array([place[row[0]] for _, _, row in ranked], dtype=np.intp)
-    return Ranking(rows, scores[order], None if coarse_scores is None else coarse_scores[order])
+    best_scores = np.array([-opposite for opposite, _, _ in ranked], dtype=np.float32)
+    if coarse_scores is None:
+        return Ranking(rows, best_scores)
+    coarse_of = dict(zip(numbers, coarse_scores.tolist(), strict=True))
+    return Ranking(rows, best_scores, np.array([coarse_of[row[0]] for _, _, row in ranked], dtype=np.float32))
 
 
 def candidates(snapshot: Snapshot, positions: PositionArray, scores: FloatArray, limit: int) -> Candidates:
