@@ -103,7 +103,7 @@ class WithinMargin:
             places = self._index.search(queries, max(reach.limit, k), 1, allowed, alive)[1]
             return places, np.full(len(places), places.shape[1], np.int64)
         _, places, counts, _ = self.search(queries, reach, ALL if alive == self._index.count else allowed)
-        if counts.min(initial=k) < k:
+        if np.count_nonzero(counts < k):
             few = np.flatnonzero(counts < k)
             more = self._index.search(queries[few], max(k, reach.anchor), 1, allowed, alive)[1]
             if (width := more.shape[1]) > places.shape[1]:

@@ -58,6 +58,8 @@ class Engine(Library):
             near = Near(*self._structure.within.candidates(prefixes, reach, everyone.mask, everyone.count, k))
         else:
             near = Near.full(self._structure.search(prefixes, limit, self._everyone)[1])
+        if not self._first:
+            return [numbers for numbers, _ in best_stored(self._fine, *near, vectors, k)]
         best = best_stored(self._fine, near.numbers + self._first, near.counts, vectors, k)
         return [numbers - self._first for numbers, _ in best]
 
