@@ -11,21 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.kernels.compiling import compiled
-from mrl_retrieval.kernels.selecting import ANY_DROP, _keep_near
 from mrl_retrieval.kernels.simd import LANES
 from mrl_retrieval.kernels.simd8 import FOUR
 from mrl_retrieval.matryoshka import FloatArray
 
-from .kernels import _AHEAD, _HALF, _NOTHING, _ask, _scan_block
-from .list_kernels import _ask_lists, _leaders, _lists_within, _promises
+from .list_kernels import _ask_lists, _leaders, _lists_within, _promises, _room_to_ask
+from .scan_kernels import _NOTHING, _room_for, _scan_lists
 
 __all__ = ["gaps", "search_within"]
 
 IntArray = npt.NDArray[np.integer[Any]]
 
 _LEADERS = 4
-# With so many candidates for each rank down to the anchor, it is worth finding out which of them are too far below it.
-_EARLY = 6
 
 
 @compiled
@@ -38,10 +35,8 @@ def gaps(
     out: FloatArray,
 ) -> None:
     """How far the promise of each list is below the mean of the leading ones: (Q, lists), to ``out``."""
-    lists, width = len(bonuses), rotation.shape[1]
-    rotated, asked = np.empty(width, np.float32), np.zeros((FOUR, width), np.int8)
-    units, totals, offsets = np.zeros(FOUR, np.float32), np.zeros(FOUR, np.int64), np.zeros(FOUR, np.int32)
-    list_scores = np.zeros((FOUR, max(len(centroid_scales), 1)), np.float32)
+    lists = len(bonuses)
+    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
     tops = np.empty((lists + LANES - 1) // LANES, np.float32)
     promises = np.full(len(tops) * LANES, _NOTHING, np.float32)
     leaders = np.empty(min(_LEADERS, lists), np.int64)
@@ -94,18 +89,13 @@ def search_within(
     ``out_scores`` and ``out_places`` (Q, limit), in no order; their number to ``out_counts``, and that of the blocks
     that were scanned to ``out_scanned``.
     """
-    lists, groups, width = len(first), codes.shape[1], rotation.shape[1]
-    rotated, asked = np.empty(width, np.float32), np.zeros((FOUR, width), np.int8)
-    units, totals, offsets = np.zeros(FOUR, np.float32), np.zeros(FOUR, np.int64), np.zeros(FOUR, np.int32)
-    list_scores = np.zeros((FOUR, max(len(centroid_scales), 1)), np.float32)
+    lists, width = len(first), rotation.shape[1]
+    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
     tops = np.empty((lists + LANES - 1) // LANES, np.float32)
     promises = np.full(len(tops) * LANES, _NOTHING, np.float32)
     leaders = np.empty(min(_LEADERS, lists), np.int64)
     chosen = np.empty(lists + len(leaders), np.int64)
-    block_scores = np.empty(LANES, np.float32)
-    room = 2 * limit + 8 * LANES
-    kept_scores, kept = np.empty(room + LANES, np.float32), np.empty(room + LANES, np.int32)
-    code_address, scale_address, place_address = codes.ctypes.data, scales.ctypes.data, places.ctypes.data
+    kept_scores, kept = _room_for(limit)
     for start in range(0, len(queries), FOUR):
         count = _ask_lists(
             queries,
@@ -121,67 +111,27 @@ def search_within(
             list_scores,
         )
         for q in range(count):
-            unit, query_address = units[q], asked.ctypes.data + q * width
-            shift = -(_HALF * np.float32(totals[q]) * unit)
             _promises(list_scores[q], bonuses, promises, tops)
             probed = _lists_within(promises, tops, lists, margin, leaders, chosen)
-            soon, soon_block = -1, -1
-            for _ in range(_AHEAD):
-                soon, soon_block = _ask(
-                    chosen,
-                    probed,
-                    soon,
-                    soon_block,
-                    first,
-                    following,
-                    code_address,
-                    scale_address,
-                    place_address,
-                    groups,
-                )
-            n, threshold, scanned = 0, _NOTHING, 0
-            enough = room - LANES if drop >= ANY_DROP else min(_EARLY * anchor, room - LANES)
-            for rank in range(probed):
-                here = chosen[rank]
-                base = list_scores[q, here]
-                block = first[here]
-                while block >= 0:
-                    scanned += 1
-                    after = following[block]
-                    soon, soon_block = _ask(
-                        chosen,
-                        probed,
-                        soon,
-                        soon_block,
-                        first,
-                        following,
-                        code_address,
-                        scale_address,
-                        place_address,
-                        groups,
-                    )
-                    n = _scan_block(
-                        code_address + block * groups * 64,
-                        scale_address + block * 2 * LANES,
-                        groups,
-                        query_address,
-                        unit,
-                        shift,
-                        base,
-                        threshold,
-                        places,
-                        block,
-                        allowed,
-                        block_scores,
-                        kept_scores,
-                        kept,
-                        n,
-                    )
-                    if n > enough:
-                        n, threshold = _keep_near(kept_scores, kept, n, limit, anchor, drop)
-                        enough = max(enough, min(max(_EARLY * anchor, 2 * n), room - LANES))
-                    block = after
-            n, _ = _keep_near(kept_scores, kept, n, limit, anchor, drop)
+            n, scanned = _scan_lists(
+                chosen,
+                probed,
+                list_scores[q],
+                asked.ctypes.data + q * width,
+                units[q],
+                totals[q],
+                first,
+                following,
+                codes,
+                scales,
+                places,
+                allowed,
+                limit,
+                anchor,
+                drop,
+                kept_scores,
+                kept,
+            )
             out_counts[start + q] = n
             out_scanned[start + q] = scanned
             for i in range(n):

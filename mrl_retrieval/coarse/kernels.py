@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.kernels.compiling import compiled
-from mrl_retrieval.kernels.selecting import _keep
-from mrl_retrieval.kernels.simd import LANES, append, prefetch, scan4
+from mrl_retrieval.kernels.selecting import ANY_DROP, _keep
+from mrl_retrieval.kernels.simd import LANES, prefetch, scan4
 from mrl_retrieval.kernels.simd8 import FOUR
 from mrl_retrieval.matryoshka import FloatArray
 
 from .encode_kernels import assign, encode, put, rotate
-from .list_kernels import _ask_lists, _nearest_lists
+from .list_kernels import _ask_lists, _nearest_lists, _room_to_ask
+from .scan_kernels import _room_for, _scan_lists
 
 __all__ = ["assign", "encode", "put", "rotate", "search", "search_slots"]
 
@@ -26,90 +27,6 @@ IntArray = npt.NDArray[Any]
 
 _HALF = np.float32(7.5)
 _NOTHING = np.float32(-np.inf)
-# Blocks that are asked for ahead, over the ends of lists: 8 to 16 KB, as measured.
-_AHEAD = 8
-
-
-@compiled
-def _lowest(bits: int) -> int:
-    """The position of the lowest of 16 bits, one of which is set."""
-    at = 0
-    low = bits & -bits
-    if low & 0xFF00:
-        at += 8
-    if low & 0xF0F0:
-        at += 4
-    if low & 0xCCCC:
-        at += 2
-    if low & 0xAAAA:
-        at += 1
-    return at
-
-
-@compiled
-def _ask(
-    chosen: IntArray,
-    probed: int | np.int64,
-    rank: int,
-    block: int,
-    first: IntArray,
-    following: IntArray,
-    codes: int,
-    scales: int,
-    places: int,
-    groups: int,
-) -> tuple[int, int]:
-    """Ask for a block that will be read soon: ``block`` of list ``chosen[rank]``, or, if it is none, the first of the
-    next list that has one. ``codes``, ``scales`` and ``places`` are addresses. Returns what comes after."""
-    while block < 0:
-        if rank + 1 >= probed:
-            return rank, block
-        rank += 1
-        block = first[chosen[rank]]
-    for line in range(groups):
-        prefetch(codes + (block * groups + line) * 64)
-    prefetch(scales + block * 2 * LANES)
-    prefetch(places + block * 4 * LANES)
-    return rank, following[block]
-
-
-@compiled
-def _scan_block(
-    codes: int,
-    scales: int,
-    groups: int,
-    query: int,
-    unit: np.float32,
-    shift: np.float32,
-    base: np.float32,
-    threshold: np.float32,
-    places: IntArray,
-    block: int,
-    allowed: npt.NDArray[np.bool_],
-    scores: FloatArray,
-    kept_scores: FloatArray,
-    kept: IntArray,
-    n: int,
-) -> int:
-    """Add to ``n`` candidates the allowed documents of a block that score above ``threshold``; how many there are then.
-    All are, if ``allowed`` is empty.
-
-    ``codes``, ``scales`` and ``query`` are addresses, ``scores`` is room for 16.
-    """
-    above = scan4(codes, groups, query, scales, unit, shift, base, threshold, scores.ctypes.data)
-    if above and not len(allowed):
-        here = places.ctypes.data + 4 * LANES * block
-        added: int = append(above, scores.ctypes.data, here, kept_scores.ctypes.data + 4 * n, kept.ctypes.data + 4 * n)
-        return n + added
-    while above:
-        lane = _lowest(above)
-        above &= above - 1
-        place = places[block, lane]
-        if place >= 0 and allowed[place]:
-            kept_scores[n] = scores[lane]
-            kept[n] = place
-            n += 1
-    return n
 
 
 @compiled
@@ -134,15 +51,10 @@ def search(
 
     Written to the rows of ``out_scores`` and ``out_places`` (Q, limit), in no order; their number to ``out_counts``.
     """
-    lists, groups, width = len(first), codes.shape[1], rotation.shape[1]
-    rotated, asked = np.empty(width, np.float32), np.zeros((FOUR, width), np.int8)
-    units, totals, offsets = np.zeros(FOUR, np.float32), np.zeros(FOUR, np.int64), np.zeros(FOUR, np.int32)
-    list_scores = np.zeros((FOUR, max(len(centroid_scales), 1)), np.float32)
+    lists, width = len(first), rotation.shape[1]
+    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
     chosen_scores, chosen = np.empty(lists, np.float32), np.empty(lists, np.int64)
-    block_scores = np.empty(LANES, np.float32)
-    room = 2 * limit + 8 * LANES
-    kept_scores, kept = np.empty(room + LANES, np.float32), np.empty(room + LANES, np.int32)
-    code_address, scale_address, place_address = codes.ctypes.data, scales.ctypes.data, places.ctypes.data
+    kept_scores, kept = _room_for(limit)
     probed = min(probes, lists)
     for start in range(0, len(queries), FOUR):
         count = _ask_lists(
@@ -159,62 +71,26 @@ def search(
             list_scores,
         )
         for q in range(count):
-            unit, query_address = units[q], asked.ctypes.data + q * width
-            shift = -(_HALF * np.float32(totals[q]) * unit)
             _nearest_lists(list_scores[q], lists, probed, chosen_scores, chosen)
-            soon, soon_block = -1, -1
-            for _ in range(_AHEAD):
-                soon, soon_block = _ask(
-                    chosen,
-                    probed,
-                    soon,
-                    soon_block,
-                    first,
-                    following,
-                    code_address,
-                    scale_address,
-                    place_address,
-                    groups,
-                )
-            n, threshold = 0, _NOTHING
-            for rank in range(probed):
-                base = chosen_scores[rank]
-                block = first[chosen[rank]]
-                while block >= 0:
-                    after = following[block]
-                    soon, soon_block = _ask(
-                        chosen,
-                        probed,
-                        soon,
-                        soon_block,
-                        first,
-                        following,
-                        code_address,
-                        scale_address,
-                        place_address,
-                        groups,
-                    )
-                    n = _scan_block(
-                        code_address + block * groups * 64,
-                        scale_address + block * 2 * LANES,
-                        groups,
-                        query_address,
-                        unit,
-                        shift,
-                        base,
-                        threshold,
-                        places,
-                        block,
-                        allowed,
-                        block_scores,
-                        kept_scores,
-                        kept,
-                        n,
-                    )
-                    if n > room - LANES:
-                        n, threshold = _keep(kept_scores, kept, n, limit)
-                    block = after
-            n, _ = _keep(kept_scores, kept, n, limit)
+            n, _ = _scan_lists(
+                chosen,
+                probed,
+                list_scores[q],
+                asked.ctypes.data + q * width,
+                units[q],
+                totals[q],
+                first,
+                following,
+                codes,
+                scales,
+                places,
+                allowed,
+                limit,
+                1,
+                ANY_DROP,
+                kept_scores,
+                kept,
+            )
             out_counts[start + q] = n
             for i in range(n):
                 out_scores[start + q, i] = kept_scores[i]
@@ -239,12 +115,9 @@ def search_slots(
 ) -> None:
     """The same for the documents in ``slots`` (ascending), whichever lists they are in."""
     groups, width = codes.shape[1], rotation.shape[1]
-    rotated, asked = np.empty(width, np.float32), np.zeros((FOUR, width), np.int8)
-    units, totals, offsets = np.zeros(FOUR, np.float32), np.zeros(FOUR, np.int64), np.zeros(FOUR, np.int32)
-    list_scores = np.zeros((FOUR, max(len(centroid_scales), 1)), np.float32)
+    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
     block_scores = np.empty(LANES, np.float32)
-    room = 2 * limit + 8 * LANES
-    kept_scores, kept = np.empty(room + LANES, np.float32), np.empty(room + LANES, np.int32)
+    kept_scores, kept = _room_for(limit)
     block_bytes = groups * 64
     for start in range(0, len(queries), FOUR):
         count = _ask_lists(
@@ -288,7 +161,7 @@ def search_slots(
                     kept_scores[n] = block_scores[lane]
                     kept[n] = places[block, lane]
                     n += 1
-                    if n == room:
+                    if n == len(kept) - LANES:
                         n, threshold = _keep(kept_scores, kept, n, limit)
             n, _ = _keep(kept_scores, kept, n, limit)
             out_counts[start + q] = n

@@ -27,6 +27,23 @@ _GROUPS_A_PROBE = 4
 
 
 @compiled
+def _room_to_ask(
+    rotation: FloatArray, centroid_scales: FloatArray
+) -> tuple[FloatArray, IntArray, FloatArray, IntArray, IntArray, FloatArray]:
+    """What :func:`_ask_lists` works in and writes to, from ``rotated`` on; without centroids there is one list, and its
+    score is 0."""
+    width = rotation.shape[1]
+    return (
+        np.empty(width, np.float32),
+        np.zeros((FOUR, width), np.int8),
+        np.zeros(FOUR, np.float32),
+        np.zeros(FOUR, np.int64),
+        np.zeros(FOUR, np.int32),
+        np.zeros((FOUR, max(len(centroid_scales), 1)), np.float32),
+    )
+
+
+@compiled
 def _ask_lists(
     queries: FloatArray,
     start: int,
