@@ -118,7 +118,9 @@ class SkipCheck:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         option = self._config.option
-        whole = not (option.file_or_dir or option.keyword or option.deselect or option.ignore or getattr(option, "lf", False))
+        whole = not (
+            option.file_or_dir or option.keyword or option.deselect or option.ignore or getattr(option, "lf", False)
+        )
         stopped = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         self._differences = differences(
             read(LIST.read_text(encoding="utf-8")), sorted(self._skipped), whole and not stopped
