@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.peers.__main__ import main
+from benchmarks.peers.__main__ import _cut, main
 from benchmarks.peers.contract import Peer, truncated
 from benchmarks.peers.libraries import PEERS, load, missing
 from benchmarks.peers.memory import held
@@ -212,6 +212,14 @@ def test_the_report_has_a_row_for_each_peer(smoke, tmp_path):
     assert "not installed here" in text or not any(missing(load(name)) for name in PEERS)
     for heading in ("## smoke", "### Recall at least 0.95", "### Ratios", "### Small memory", "### The front"):
         assert heading in text
+
+
+def test_a_cut_is_named_with_its_rows():
+    assert _cut("M:200000", None) == ("M", 200_000)
+    assert _cut("M", 5) == ("M", 5) and _cut("smoke", None) == ("smoke", None)
+    for wrong in ("X:1", "M:-1", "M:x", "M:1:2"):
+        with pytest.raises(SystemExit, match="as M:200000"):
+            _cut(wrong, None)
 
 
 def test_the_front_and_the_cheapest_are_not_beaten(smoke):

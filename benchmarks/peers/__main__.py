@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.make:
             print(open_set(name).shape)
         return
-    sets = [open_set(name, options.rows) for name in options.sets if is_made(name) or not options.report_only]
+    named = [_cut(text, options.rows) for text in options.sets]
+    sets = [open_set(name, rows) for name, rows in named if is_made(name) or not options.report_only]
     if not options.report_only:
         plan = Plan(
             only=options.only,
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     add = parser.add_argument
-    add("--sets", type=_names(SETS), default=["M", "W", "minilm"], help=f"of {', '.join(SETS)}; default: M,W,minilm")
+    known = f"of {', '.join(SETS)}, or a cut as M:200000; default: M,W,minilm"
+    add("--sets", type=_names(SETS), default=["M", "W", "minilm"], help=known)
     add("--rows", type=int, help="take the first rows of each set only")
     add("--only", type=_names(PEERS), default=list(PEERS), help=f"peers, of {', '.join(PEERS)}")
     add("--k", type=int, default=10, help="neighbours asked for (10)")
@@ -66,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--report", type=Path, default=DOCS / "benchmarks-peers.md", help="the page to write")
     add("--plots", type=Path, default=DOCS / "plots", help="the folder of its plots")
     return parser
+
+
+def _cut(text: str, rows: int | None) -> tuple[str, int | None]:
+    """The name of a set, and how many of its rows: ``M``, or ``M:200000``."""
+    name, _, cut = text.partition(":")
+    if name not in SETS or not (cut == "" or cut.isdecimal()):
+        raise SystemExit(f"--sets: {text!r} is none of {', '.join(SETS)}, nor one with a number of rows, as M:200000")
+    return name, int(cut) if cut else rows
 
 
 def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
