@@ -90,26 +90,35 @@ class WithinMargin:
         )
         return scores, places, counts, scanned
 
-    def candidates(self, queries: FloatArray, reach: Reach, allowed: Mask, alive: int, k: int) -> tuple[Places, Places]:
-        """Candidates of each query, in no order: at least ``k``, where that many of the ``alive`` are.
+    def found(
+        self, queries: FloatArray, reach: Reach, allowed: Mask, alive: int, k: int
+    ) -> tuple[FloatArray, Places, Places]:
+        """Scores and places of the candidates of each query, in no order: at least ``k``, where that many of the
+        ``alive`` are.
 
         Few allowed documents are all scored, and queries that find less than ``k`` search as far as it takes.
 
         Returns:
-            Places (Q, n), of which the first (Q,) count; and that.
+            Scores and places (Q, n), of which the first (Q,) count; and that.
         """
         k = min(k, alive)
         if alive * 32 <= self._index.count:
-            places = self._index.search(queries, max(reach.limit, k), 1, allowed, alive)[1]
-            return places, np.full(len(places), places.shape[1], np.int64)
-        _, places, counts, _ = self.search(queries, reach, ALL if alive == self._index.count else allowed)
+            scores, places = self._index.search(queries, max(reach.limit, k), 1, allowed, alive)
+            return scores, places, np.full(len(places), places.shape[1], np.int64)
+        scores, places, counts, _ = self.search(queries, reach, ALL if alive == self._index.count else allowed)
         if np.count_nonzero(counts < k):
             few = np.flatnonzero(counts < k)
-            more = self._index.search(queries[few], max(k, reach.anchor), 1, allowed, alive)[1]
-            if (width := more.shape[1]) > places.shape[1]:
-                places = np.pad(places, ((0, 0), (0, width - places.shape[1])))
-            places[few, :width], counts[few] = more, width
-        return places, counts
+            more_scores, more = self._index.search(queries[few], max(k, reach.anchor), 1, allowed, alive)
+            width = more.shape[1]
+            if width > places.shape[1]:
+                wider = (0, 0), (0, width - places.shape[1])
+                scores, places = np.pad(scores, wider), np.pad(places, wider)
+            scores[few, :width], places[few, :width], counts[few] = more_scores, more, width
+        return scores, places, counts
+
+    def candidates(self, queries: FloatArray, reach: Reach, allowed: Mask, alive: int, k: int) -> tuple[Places, Places]:
+        """The same without the scores."""
+        return self.found(queries, reach, allowed, alive, k)[1:]
 
     def ranked(self, queries: FloatArray, reach: Reach, allowed: Mask) -> tuple[FloatArray, Places, Places]:
         """The same, best first; where fewer than the limit are found, scores of -inf and places of -1 follow."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +15,6 @@ from mrl_retrieval.kernels import available
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.parallel import THREADS
 from mrl_retrieval.storage import Snapshot
-from mrl_retrieval.storage.stored_cosines import stored_cosines
 
 from . import devices, symphony
 from .background import Stopped
@@ -26,6 +24,7 @@ from .gpu import GPUStructure
 from .graph import GraphStructure
 from .hnsw import HNSWStructure
 from .lessons import Sample, learned
+from .measuring import Measured, measure, sampled
 from .structure import Allowed, Structure
 
 __all__ = ["INDEXES", "Choice", "Wish", "can_learn", "is_due", "is_usable", "make", "started"]
@@ -44,10 +43,6 @@ _SAMPLE_PER_LIST = 40
 _GROWTH = 4
 _BLOCK = 32768
 
-_QUERIES = 200
-_K = 10
-_LIMIT = 200
-_KEPT = 0.99
 _WORTH = 0.8
 """Lists are taken if they take no more than this part of the time of a scan."""
 
@@ -205,8 +200,8 @@ class _Maker:
         structure = self._empty(index)
         self._fill(structure)
         if isinstance(structure, CodedStructure) and structure.codes.lists > 1:
-            structure.probes, kept, _ = self._probes(structure)
-            why = f"{why}; {structure.probes} of {structure.codes.lists} lists keep {kept:.3f} of what a scan finds"
+            measured = self._measure(structure)
+            why = f"{why}; about {measured.lists} lists a search keep {measured.kept:.3f} of what a scan finds"
         self._learn(structure)
         return structure, self._choice(index, why)
 
@@ -217,13 +212,20 @@ class _Maker:
         structure = self._empty("ivf")
         assert isinstance(structure, CodedStructure)
         self._fill(structure)
-        probes, kept, share_of_time = self._probes(structure)
-        found = f"on {_QUERIES} of its vectors {kept:.3f} of what a scan finds, in {share_of_time:.2f} of its time"
-        if share_of_time > _WORTH:
-            return self.one("flat", f"{probes} of {structure.codes.lists} lists find {found}")
-        structure.probes = probes
+        measured = self._measure(structure)
+        why = (
+            f"about {measured.lists} of {structure.codes.lists} lists find on {sampled()} of its vectors "
+            f"{measured.kept:.3f} of what a scan finds, in {measured.share_of_time:.2f} of its time"
+        )
+        if measured.share_of_time > _WORTH:
+            return self.one("flat", why)
         self._learn(structure)
-        return structure, self._choice("ivf", f"{probes} of {structure.codes.lists} lists find {found}")
+        return structure, self._choice("ivf", why)
+
+    def _measure(self, structure: CodedStructure) -> Measured:
+        everyone = Allowed(np.ones(structure.count, dtype=np.bool_) if self.rows == structure.count else self._live)
+        positions = self._positions(sampled(), seed=2)
+        return measure(structure, self._snapshot, everyone, positions, self._check_stop)
 
     def _learn(self, structure: Structure) -> None:
         if self._sample_queries is not None and isinstance(structure, CodedStructure):
@@ -317,41 +319,3 @@ class _Maker:
     def _check_stop(self) -> None:
         if self._stop():
             raise Stopped
-
-    # -- measuring -----------------------------------------------------------------------------------------
-
-    def _probes(self, structure: CodedStructure) -> tuple[int, float, float]:
-        """The fewest lists that keep 99 % of the neighbours of sampled vectors that a scan of all codes finds; what
-        share they keep, and their time as a share of a scan's."""
-        positions = self._positions(_QUERIES if available() else _QUERIES // 10, seed=2)
-        vectors = self._snapshot.fine.gather(positions)
-        queries = prefix(vectors, self._dims)
-        everyone = Allowed(np.ones(structure.count, dtype=np.bool_) if self.rows == structure.count else self._live)
-        lists = structure.codes.lists
-        fine, fine_dims = self._snapshot.fine, self._snapshot.fine.layout.dims
-        limit = min(_LIMIT, everyone.count)
-
-        def timed(probes: int) -> tuple[list[Any], float]:
-            structure.probes = probes
-            found, seconds = [], []
-            for query in queries:
-                self._check_stop()
-                begun = time.perf_counter()
-                found.append(structure.search(query[None], limit, everyone)[1][0] + self._first)
-                seconds.append(time.perf_counter() - begun)
-            return found, float(np.median(seconds))
-
-        scanned, scan_seconds = timed(lists)
-        near = []
-        for position, vector, found in zip(positions, vectors, scanned, strict=True):
-            scores = stored_cosines(fine, found, vector, fine_dims)
-            best = found[np.argsort(-scores)]
-            near.append(set(best[best != position][:_K].tolist()))
-        probes = 1
-        while True:
-            found, seconds = timed(probes)
-            pairs = zip(near, found, strict=True)
-            kept = float(np.mean([len(mine & set(got.tolist())) / max(len(mine), 1) for mine, got in pairs]))
-            if kept >= _KEPT or probes >= lists:
-                return probes, kept, seconds / scan_seconds
-            probes = min(lists, max(probes + 1, round(probes * 1.4)))

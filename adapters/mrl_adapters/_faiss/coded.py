@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mrl_retrieval.coarse import CodeLists
 from mrl_retrieval.coarse.container import read_arrays, write_arrays
 from mrl_retrieval.coarse.depth import depth_for
-from mrl_retrieval.coarse.within import WithinMargin
+from mrl_retrieval.coarse.within import Reach, WithinMargin
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.parallel import THREADS, spread
 from mrl_retrieval.storage import Near
@@ -26,13 +26,18 @@ _WORTH_A_THREAD = 16
 
 
 class CodedStructure(Structure):
-    """Over :class:`~mrl_retrieval.coarse.CodeLists`; ``probes`` of its lists are searched."""
+    """Over :class:`~mrl_retrieval.coarse.CodeLists`. The lists within ``margin`` are searched (see
+    ``mrl_retrieval/coarse/depth.py``) or, without one, or where a filter leaves less than half, the nearest ``probes``,
+    the more the less is left."""
 
     kind: ClassVar[str] = "coded"
 
-    def __init__(self, lists: CodeLists, probes: int = 1, lesson: Lesson | None = None) -> None:
+    def __init__(
+        self, lists: CodeLists, probes: int = 1, lesson: Lesson | None = None, margin: float | None = None
+    ) -> None:
         self.codes = lists
         self.probes = probes
+        self.margin = margin
         self.lesson = lesson
         self.within = WithinMargin(lists)
 
@@ -60,17 +65,22 @@ class CodedStructure(Structure):
         self.codes.drop_front(n)
 
     def search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None = None) -> Found:
+        if len(queries) < 2 * _WORTH_A_THREAD:
+            return self._search(queries, limit, allowed, probes)
         scores = np.empty((len(queries), limit), dtype=np.float32)
         places = np.empty((len(queries), limit), dtype=np.int64)
 
         def search(start: int, stop: int) -> None:
-            found = self.codes.search(queries[start:stop], limit, probes or self.probes, allowed.mask, allowed.count)
-            scores[start:stop], places[start:stop] = found
+            scores[start:stop], places[start:stop] = self._search(queries[start:stop], limit, allowed, probes)
 
-        if len(queries) < 2 * _WORTH_A_THREAD:
-            return self.codes.search(queries, limit, probes or self.probes, allowed.mask, allowed.count)
         spread(len(queries), search, least=_WORTH_A_THREAD)
         return scores, places
+
+    def _search(self, queries: FloatArray, limit: int, allowed: Allowed, probes: int | None) -> Found:
+        if probes is None and self.margin is not None and 2 * allowed.count >= self.count:
+            reach = Reach(limit, self.margin)
+            return self.within.found(queries, reach, allowed.mask, allowed.count, limit)[:2]
+        return self.codes.search(queries, limit, probes or self.probes, allowed.mask, allowed.count)
 
     def candidates(self, queries: FloatArray, recall: float, k: int, allowed: Allowed) -> Near:
         if not allowed.count:
@@ -92,7 +102,8 @@ class CodedStructure(Structure):
     def write(self, path: Path) -> None:
         probes = np.array([self.probes], np.int64)
         lesson = {} if self.lesson is None else self.lesson.arrays()
-        write_arrays(path, {"probes": probes, **dict(self.codes.arrays()), **lesson})
+        margin = {} if self.margin is None else {"margin": np.array([self.margin], np.float64)}
+        write_arrays(path, {"probes": probes, **margin, **dict(self.codes.arrays()), **lesson})
 
     @classmethod
     def read(cls, content: npt.NDArray[np.uint8]) -> CodedStructure:
@@ -100,7 +111,10 @@ class CodedStructure(Structure):
         if not {"probes", "rotation", "codes", "slots"} <= arrays.keys():
             raise ValueError(f"it holds {sorted(arrays)}")
         probes = int(arrays.pop("probes")[0])
-        return cls(CodeLists.of_arrays(arrays), probes, Lesson.of_arrays(arrays))
+        margin = float(arrays.pop("margin")[0]) if "margin" in arrays else None
+        if margin is not None and not margin > 0:
+            raise ValueError(f"its margin is {margin}")
+        return cls(CodeLists.of_arrays(arrays), probes, Lesson.of_arrays(arrays), margin)
 
     def differing(self, start: int, prefixes: FloatArray) -> bool:
         return self.codes.differing(start, prefixes)
@@ -109,4 +123,5 @@ class CodedStructure(Structure):
         lesson = {} if self.lesson is None else self.lesson.details()
         if self.codes.lists == 1:
             return {"index": "flat, 4-bit codes", **lesson}
-        return {"index": "ivf, 4-bit codes", "lists": self.codes.lists, "probes": self.probes, **lesson}
+        margin = {} if self.margin is None else {"margin": round(self.margin, 4)}
+        return {"index": "ivf, 4-bit codes", "lists": self.codes.lists, **margin, "probes": self.probes, **lesson}

@@ -22,10 +22,18 @@ def clustered(n, seed=0):
 
 VECTORS = clustered(1500)
 
+
+def within_a_margin():
+    made = CodedStructure.empty(DIMS, VECTORS[::50], probes=6)
+    made.margin = 0.2
+    return made
+
+
 MADE = {
     "flat": lambda: FlatStructure.empty(DIMS),
     "codes": lambda: CodedStructure.empty(DIMS),
     "lists": lambda: CodedStructure.empty(DIMS, VECTORS[::50], probes=6),
+    "lists within a margin": within_a_margin,
     "hnsw": lambda: HNSWStructure.empty(VECTORS[:300], ef=64),
     "graph": lambda: GraphStructure.of(VECTORS[:1100]),
     "graph of none": lambda: GraphStructure.of(VECTORS[:0]),
@@ -129,3 +137,50 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, name):
     for length in (5, 20, 300, len(content) // 2, len(content) - 1):
         with pytest.raises(ValueError):
             type(made).read(content[:length])
+
+
+def test_lists_within_the_margin_are_searched_if_no_number_is_given(tmp_path):
+    made = within_a_margin()
+    made.add(VECTORS)
+    everyone, queries = Allowed(np.ones(1500, bool)), clustered(50, 9)
+    for one in (made, CodedStructure.read(written(made, tmp_path))):
+        assert one.margin == 0.2 and one.details()["margin"] == 0.2
+        gaps = one.within.gaps(queries)
+        for q, places in enumerate(one.search(queries, 20, everyone)[1]):
+            owners = one.codes._owner[one.codes._slots[places] >> 4]
+            assert (gaps[q][owners] <= np.float32(0.2)).all() or np.isin(owners, np.argmin(gaps[q])).any()
+        all_lists = one.search(queries, 20, everyone, one.codes.lists)
+        np.testing.assert_array_equal(
+            np.sort(all_lists[0]), np.sort(one.codes.search(queries, 20, one.codes.lists, everyone.mask, 1500)[0])
+        )
+    alone = [made.search(query[None], 20, everyone)[1][0] for query in queries]
+    together = made.search(queries, 20, everyone)[1]
+    assert [set(a) for a in alone] == [set(b) for b in together]
+
+
+def test_what_a_filter_leaves_is_searched_in_more_lists():
+    made = within_a_margin()
+    made.margin, made.probes = 1e-6, 10
+    made.add(VECTORS)
+    few = Allowed(np.random.default_rng(3).random(1500) < 0.4)
+    queries = clustered(30, 10)
+    found = made.search(queries, 20, few)
+    expected = made.codes.search(queries, 20, 10, few.mask, few.count)
+    np.testing.assert_array_equal(np.sort(found[0]), np.sort(expected[0]))
+
+
+def test_a_file_without_a_margin_is_read_and_a_wrong_one_is_not(tmp_path):
+    made = CodedStructure.empty(DIMS, VECTORS[::50], probes=6)
+    made.add(VECTORS)
+    assert CodedStructure.read(written(made, tmp_path)).margin is None
+    for wrong in (0.0, -1.0, float("nan")):
+        made.margin = wrong
+        with pytest.raises(ValueError, match="its margin is"):
+            CodedStructure.read(written(made, tmp_path))
+
+
+def written(structure, folder):
+    path = folder / "file"
+    path.unlink(missing_ok=True)
+    structure.write(path)
+    return np.frombuffer(bytearray(path.read_bytes()), np.uint8)
