@@ -24,7 +24,7 @@ FOLDER = Path(minilm.__file__).parent / "model"
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Threads that wait for one another cost more than they save where other tests run at the same time."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="needs torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

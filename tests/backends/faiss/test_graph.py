@@ -278,8 +278,9 @@ def details(kb):
     return kb.stats().details
 
 
-def recall(kb, candidates=200):
-    asked = queries(20, seed=99)
+def recall(kb, candidates=300):
+    """Of many queries: the library's graphs differ from run to run, and a few queries would show it."""
+    asked = queries(300, seed=99)
     truth = ids_of(kb.search(exact(asked, 10)))
     hits = ids_of(kb.search(two_stages(asked, 10, candidates)))
     return np.mean([len(set(a) & set(b)) / 10 for a, b in zip(truth, hits, strict=True)])
@@ -294,7 +295,7 @@ def test_it_is_made_again_when_much_was_added(graphs, monkeypatch):
     filled(graphs, 10, 500)
     assert (details(graphs)["in_graph"], details(graphs)["added_since"]) == (510, 0)
     graphs.delete([f"d{i:05}" for i in range(0, 510, 2)])
-    assert recall(graphs) > 0.75
+    assert recall(graphs, 200) > 0.9
     assert graphs.verify().ok
 
 
@@ -306,7 +307,7 @@ def test_it_comes_back_from_the_cache_and_damage_never_reaches_it(graphs, opened
     again = opened(address)
     again.read_manifest()
     before = recall(again)
-    assert (details(again)["in_graph"], details(again)["added_since"]) == (400, 30) and before > 0.75
+    assert (details(again)["in_graph"], details(again)["added_since"]) == (400, 30) and before > 0.9
     again.close()
     path = folder(again) / "coarse.faiss"
     content = bytearray(path.read_bytes())
@@ -316,7 +317,7 @@ def test_it_comes_back_from_the_cache_and_damage_never_reaches_it(graphs, opened
     other = opened(address)
     other.read_manifest()
     with caplog.at_level(logging.WARNING):
-        assert recall(other) > 0.75
+        assert recall(other) > 0.9
     assert "its checksum is wrong" in caplog.text
 
 
@@ -330,7 +331,7 @@ def test_a_cache_without_the_library(graphs, opened, address, monkeypatch, caplo
     other = opened(address)
     other.read_manifest()
     with caplog.at_level(logging.WARNING):
-        assert recall(other, 400) > 0.75
+        assert recall(other, 400) > 0.9
     assert "its graph cannot be read: index='graph' needs a package" in caplog.text
 
 
