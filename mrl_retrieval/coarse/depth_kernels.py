@@ -36,24 +36,13 @@ def gaps(
 ) -> None:
     """How far the promise of each list is below the mean of the leading ones: (Q, lists), to ``out``."""
     lists = len(bonuses)
-    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
+    room = _room_to_ask(rotation, centroid_scales)
+    list_scores = room[-1]
     tops = np.empty((lists + LANES - 1) // LANES, np.float32)
     promises = np.full(len(tops) * LANES, _NOTHING, np.float32)
     leaders = np.empty(min(_LEADERS, lists), np.int64)
     for start in range(0, len(queries), FOUR):
-        count = _ask_lists(
-            queries,
-            start,
-            rotation,
-            centroid_codes,
-            centroid_scales,
-            rotated,
-            asked,
-            units,
-            totals,
-            offsets,
-            list_scores,
-        )
+        count = _ask_lists(queries, start, rotation, centroid_codes, centroid_scales, room)
         for q in range(count):
             _promises(list_scores[q], bonuses, promises, tops)
             mean = _leaders(promises, tops, lists, leaders)
@@ -90,26 +79,15 @@ def search_within(
     that were scanned to ``out_scanned``.
     """
     lists, width = len(first), rotation.shape[1]
-    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
+    room = _room_to_ask(rotation, centroid_scales)
+    _, asked, units, totals, _, list_scores = room
     tops = np.empty((lists + LANES - 1) // LANES, np.float32)
     promises = np.full(len(tops) * LANES, _NOTHING, np.float32)
     leaders = np.empty(min(_LEADERS, lists), np.int64)
     chosen = np.empty(lists + len(leaders), np.int64)
     kept_scores, kept = _room_for(limit)
     for start in range(0, len(queries), FOUR):
-        count = _ask_lists(
-            queries,
-            start,
-            rotation,
-            centroid_codes,
-            centroid_scales,
-            rotated,
-            asked,
-            units,
-            totals,
-            offsets,
-            list_scores,
-        )
+        count = _ask_lists(queries, start, rotation, centroid_codes, centroid_scales, room)
         for q in range(count):
             _promises(list_scores[q], bonuses, promises, tops)
             probed = _lists_within(promises, tops, lists, margin, leaders, chosen)
@@ -120,11 +98,7 @@ def search_within(
                 asked.ctypes.data + q * width,
                 units[q],
                 totals[q],
-                first,
-                following,
-                codes,
-                scales,
-                places,
+                (first, following, codes, scales, places),
                 allowed,
                 limit,
                 anchor,

@@ -52,24 +52,13 @@ def search(
     Written to the rows of ``out_scores`` and ``out_places`` (Q, limit), in no order; their number to ``out_counts``.
     """
     lists, width = len(first), rotation.shape[1]
-    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
+    room = _room_to_ask(rotation, centroid_scales)
+    _, asked, units, totals, _, list_scores = room
     chosen_scores, chosen = np.empty(lists, np.float32), np.empty(lists, np.int64)
     kept_scores, kept = _room_for(limit)
     probed = min(probes, lists)
     for start in range(0, len(queries), FOUR):
-        count = _ask_lists(
-            queries,
-            start,
-            rotation,
-            centroid_codes,
-            centroid_scales,
-            rotated,
-            asked,
-            units,
-            totals,
-            offsets,
-            list_scores,
-        )
+        count = _ask_lists(queries, start, rotation, centroid_codes, centroid_scales, room)
         for q in range(count):
             _nearest_lists(list_scores[q], lists, probed, chosen_scores, chosen)
             n, _ = _scan_lists(
@@ -79,11 +68,7 @@ def search(
                 asked.ctypes.data + q * width,
                 units[q],
                 totals[q],
-                first,
-                following,
-                codes,
-                scales,
-                places,
+                (first, following, codes, scales, places),
                 allowed,
                 limit,
                 1,
@@ -115,24 +100,13 @@ def search_slots(
 ) -> None:
     """The same for the documents in ``slots`` (ascending), whichever lists they are in."""
     groups, width = codes.shape[1], rotation.shape[1]
-    rotated, asked, units, totals, offsets, list_scores = _room_to_ask(rotation, centroid_scales)
+    room = _room_to_ask(rotation, centroid_scales)
+    _, asked, units, totals, _, list_scores = room
     block_scores = np.empty(LANES, np.float32)
     kept_scores, kept = _room_for(limit)
     block_bytes = groups * 64
     for start in range(0, len(queries), FOUR):
-        count = _ask_lists(
-            queries,
-            start,
-            rotation,
-            centroid_codes,
-            centroid_scales,
-            rotated,
-            asked,
-            units,
-            totals,
-            offsets,
-            list_scores,
-        )
+        count = _ask_lists(queries, start, rotation, centroid_codes, centroid_scales, room)
         for q in range(count):
             unit, query_address = units[q], asked.ctypes.data + q * width
             shift = -(_HALF * np.float32(totals[q]) * unit)

@@ -30,8 +30,9 @@ _GROUPS_A_PROBE = 4
 def _room_to_ask(
     rotation: FloatArray, centroid_scales: FloatArray
 ) -> tuple[FloatArray, IntArray, FloatArray, IntArray, IntArray, FloatArray]:
-    """What :func:`_ask_lists` works in and writes to, from ``rotated`` on; without centroids there is one list, and its
-    score is 0."""
+    """What :func:`_ask_lists` works in and writes to: room for a rotated query (width,), then of four queries the
+    signed bytes (4, width), their units, their sums, 128 times these, and the scores of all centroids (4, n). Without
+    centroids there is one list, and its score is 0."""
     width = rotation.shape[1]
     return (
         np.empty(width, np.float32),
@@ -50,18 +51,10 @@ def _ask_lists(
     rotation: FloatArray,
     centroid_codes: IntArray,
     centroid_scales: FloatArray,
-    rotated: FloatArray,
-    asked: IntArray,
-    units: FloatArray,
-    totals: IntArray,
-    offsets: IntArray,
-    scores: FloatArray,
+    room: tuple[FloatArray, IntArray, FloatArray, IntArray, IntArray, FloatArray],
 ) -> int:
-    """Prepare the next queries, ``FOUR`` at most: their signed bytes, to ``asked`` (4, width), the units and sums of
-    these, and the scores of all centroids, to ``scores`` (4, n). Returns how many they are.
-
-    ``rotated`` (width,) and ``offsets`` (4,) are room to work in.
-    """
+    """Prepare the next queries, ``FOUR`` at most, in the ``room`` of :func:`_room_to_ask`; how many they are."""
+    rotated, asked, units, totals, offsets, scores = room
     count = min(FOUR, len(queries) - start)
     groups, stride = centroid_codes.shape[1], 4 * scores.shape[1]
     for q in range(count):

@@ -124,11 +124,7 @@ def _scan_lists(
     query: int,
     unit: np.float32,
     total: np.int64,
-    first: IntArray,
-    following: IntArray,
-    codes: IntArray,
-    scales: npt.NDArray[Any],
-    places: IntArray,
+    lists: tuple[IntArray, IntArray, IntArray, npt.NDArray[Any], IntArray],
     allowed: npt.NDArray[np.bool_],
     limit: int,
     anchor: int,
@@ -138,8 +134,11 @@ def _scan_lists(
 ) -> tuple[int, int]:
     """Scan the first ``probed`` of the ``chosen`` lists, and keep the best ``limit`` of the allowed documents: of these
     those that score above that of rank ``anchor``, less ``drop``. ``query`` is the address of its bytes, ``unit`` and
-    ``total`` are theirs. Returns how many are kept, and how many blocks were scanned.
+    ``total`` are theirs; ``lists`` are first and following blocks, codes, scales and places.
+
+    Returns how many are kept, and how many blocks were scanned.
     """
+    first, following, codes, scales, places = lists
     groups = codes.shape[1]
     code_address, scale_address, place_address = codes.ctypes.data, scales.ctypes.data, places.ctypes.data
     block_scores = np.empty(LANES, np.float32)

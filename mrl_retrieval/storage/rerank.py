@@ -53,6 +53,17 @@ class Near(NamedTuple):
         return cls(numbers, np.full(len(numbers), numbers.shape[1], dtype=np.int64))
 
     @classmethod
+    def stacked(cls, parts: Sequence[tuple[PositionArray, PositionArray]]) -> Near:
+        """Those of some queries after those of others."""
+        counts = np.concatenate([counts for _, counts in parts])
+        numbers = np.zeros((len(counts), max(part.shape[1] for part, _ in parts)), dtype=np.int64)
+        start = 0
+        for part, _ in parts:
+            numbers[start : start + len(part), : part.shape[1]] = part
+            start += len(part)
+        return cls(numbers, counts)
+
+    @classmethod
     def joined(cls, each: Sequence[PositionArray]) -> Near:
         """The candidates of each query, as many as there are."""
         counts = np.array([len(numbers) for numbers in each], dtype=np.int64)

@@ -95,9 +95,7 @@ class CodedStructure(Structure):
             found[start] = self.within.candidates(queries[start:stop], reach, allowed.mask, allowed.count, k)
 
         spread(len(queries), search, least=_WORTH_A_THREAD)
-        return Near.joined(
-            [row[:n] for _, (rows, counts) in sorted(found.items()) for row, n in zip(rows, counts, strict=True)]
-        )
+        return Near.stacked([part for _, part in sorted(found.items())])
 
     def write(self, path: Path) -> None:
         probes = np.array([self.probes], np.int64)
