@@ -44,6 +44,7 @@ from ._faiss.devices import warn_if_faiss_is_doubled
 from ._faiss.exact import ExactSearcher
 from ._faiss.following import FollowingIndex
 from ._faiss.lessons import Sample
+from ._faiss.row_copies import RowCopies
 from ._faiss.search import coarse_candidates, exact_candidates, exact_rankings, rankings
 
 __all__ = ["FaissBackend"]
@@ -73,15 +74,21 @@ class FaissBackend(Backend):
         vector_dtype="float16",
     )
     options: ClassVar[frozenset[str]] = frozenset(
-        {"compact_at", "exact_copy", "fine_dtype", "index", "lock_timeout", "memory_budget", "probes"}
+        {"compact_at", "exact_copy", "fine_dtype", "index", "lock_timeout", "memory_budget", "probes", "row_copy"}
     )
 
     def __init__(
-        self, address: Address, store: Store, wish: Wish | None = None, exact_copy: bool | None = None
+        self,
+        address: Address,
+        store: Store,
+        wish: Wish | None = None,
+        exact_copy: bool | None = None,
+        row_copy: bool | None = None,
     ) -> None:
         super().__init__(address)
         self._store = store
-        self._index = FollowingIndex(store, wish or Wish())
+        self._rows = RowCopies(store, row_copy)
+        self._index = FollowingIndex(store, wish or Wish(), self._rows.follow)
         self._exact = ExactSearcher(store, exact_copy)
         self._wrote = False
         self._bind(None)
@@ -100,7 +107,9 @@ class FaissBackend(Backend):
                 as it was, at first ``"auto"``); ``memory_budget``: bytes that it may take; ``probes``: how many of its
                 lists a search looks into, where it has lists (default: as many as was measured to be enough);
                 ``exact_copy``: whether a copy of the vectors in codes is kept, about one byte a component, which makes
-                ``exact=True`` an order of magnitude faster (default: once somebody has searched exactly).
+                ``exact=True`` an order of magnitude faster (default: once somebody has searched exactly);
+                ``row_copy``: whether a copy of documents and metadata is kept where searches find them faster (default:
+                from 20,000 rows on, where they take no more room than the vectors).
 
         Raises:
             AddressError: it names no folder.
@@ -112,10 +121,11 @@ class FaissBackend(Backend):
         cls._check_address(address)
         warn_if_faiss_is_doubled()
         wish = Wish.checked(*(options.pop(name, None) for name in _INDEX_OPTIONS))
-        exact_copy = options.pop("exact_copy", None)
-        if exact_copy is not None and not isinstance(exact_copy, bool):
-            raise InvalidInput(f"exact_copy={exact_copy!r}; expected True, False or None")
-        return cls(address, Store(address.folder, address.collection, **options), wish, exact_copy)
+        copies = {name: options.pop(name, None) for name in ("exact_copy", "row_copy")}
+        for name, wanted in copies.items():
+            if wanted is not None and not isinstance(wanted, bool):
+                raise InvalidInput(f"{name}={wanted!r}; expected True, False or None")
+        return cls(address, Store(address.folder, address.collection, **options), wish, **copies)
 
     @staticmethod
     def _check_address(address: Address) -> None:
@@ -129,6 +139,7 @@ class FaissBackend(Backend):
         """Start afresh in a child process."""
         self._index.after_fork()
         self._exact.after_fork()
+        self._rows.after_fork()
         self._wrote = False
 
     # -- the collection ------------------------------------------------------------------------------------
@@ -154,6 +165,7 @@ class FaissBackend(Backend):
     def drop(self) -> None:
         """Remove the collection's folder; the others, and the store, stay."""
         self._exact.forget()
+        self._rows.stop()
         with self._index.forgotten():
             self._wrote = False
             self._store.drop()
@@ -237,6 +249,7 @@ class FaissBackend(Backend):
         self._index.choose_if_due()
         self._index.save(worth_it=lambda missing, covered: missing > 0, lock_timeout=None)
         self._exact.make_if_wanted()
+        self._rows.make_if_due()
 
     def learn_depth(self, queries: FloatArray | None, k: int) -> LearnedDepth:
         """See :meth:`Backend.learn_depth`. Makes the coarse index anew, as one that has learned, and keeps it."""
@@ -307,6 +320,7 @@ class FaissBackend(Backend):
             LockTimeout: somebody else is writing.
         """
         self._exact.forget()
+        self._rows.stop()
         with self._index.forgotten():
             report = self._store.repair()
         files = self._store.files
@@ -343,6 +357,7 @@ class FaissBackend(Backend):
         """Release everything, after saving the index where that is worth it; a second call is no error."""
         self._index.stop()
         self._exact.stop()
+        self._rows.stop()
         if self._wrote:
             self._wrote = False
             try:

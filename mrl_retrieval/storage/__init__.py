@@ -11,8 +11,9 @@ from .locks import ReadWriteLock, WriterLock
 from .query import can_query
 from .repair import RepairReport
 from .rerank import Near, Reranker, candidates, ranking
+from .row_copy import save as save_row_copy
 from .scan import exact_scan
-from .snapshot import Snapshot
+from .snapshot import NotAtHand, Snapshot
 from .store import Store
 from .verify import Problem, VerifyReport
 
@@ -21,6 +22,7 @@ __all__ = [
     "CollectionFiles",
     "CompactionReport",
     "Near",
+    "NotAtHand",
     "Problem",
     "ReadWriteLock",
     "RepairReport",
@@ -36,4 +38,5 @@ __all__ = [
     "collection_names",
     "exact_scan",
     "ranking",
+    "save_row_copy",
 ]

@@ -39,6 +39,7 @@ INDEX = "coarse.faiss"
 SIDECAR = "coarse.json"
 EXACT_CODES = "exact.codes"
 EXACT_SIDECAR = "exact.json"
+ROW_COPY = "rows.copy"
 COPY = "collection.json"
 COMMITTED = "last-commit"
 QUARANTINE = "quarantine"
@@ -50,6 +51,7 @@ _OURS = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", SEGMENTS, LOC
     QUARANTINE,
     EXACT_CODES,
     EXACT_SIDECAR,
+    ROW_COPY,
 }
 
 
@@ -99,6 +101,11 @@ class CollectionFiles:
     def exact_sidecar(self) -> Path:
         """What the codes must look like to be trusted."""
         return self.folder / EXACT_SIDECAR
+
+    @property
+    def row_copy(self) -> Path:
+        """A cache of the rows, where searches find them faster."""
+        return self.folder / ROW_COPY
 
     @property
     def copy(self) -> Path:

@@ -17,19 +17,24 @@ from mrl_retrieval.errors import CorruptionError
 
 from .files import os_errors, write_atomically
 
-__all__ = ["check_commit", "last_commit", "load_copy", "note_commit", "save_copy"]
+__all__ = ["check_commit", "last_commit", "load_copy", "note", "note_commit", "save_copy"]
 
 
 def note_commit(path: Path, collection_id: str, generation: int) -> None:
     """Remember that this commit is durable. Only the holder of the writer lock may call it."""
-    text = f"{collection_id} {generation}"
-    line = f"{text} {zlib.crc32(text.encode()):010d}\n".encode()
+    line = note(collection_id, generation)
     with os_errors(f"writing {path}"):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             os.pwrite(fd, line, 0)  # never shorter than the one before
         finally:
             os.close(fd)
+
+
+def note(collection_id: str, generation: int) -> bytes:
+    """What is written of a commit."""
+    text = f"{collection_id} {generation}"
+    return f"{text} {zlib.crc32(text.encode()):010d}\n".encode()
 
 
 def last_commit(path: Path) -> tuple[str, int] | None:

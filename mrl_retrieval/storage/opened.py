@@ -20,12 +20,14 @@ from . import compaction
 from .database import RESTORE, Connections, schema_version, sqlite_errors
 from .files import CollectionFiles, check_place, os_errors, sweep_temporaries
 from .forks import register
+from .glance import Glances
 from .locks import WriterLock
 from .marker import check_commit, last_commit, note_commit
 from .masks import MaskCache
 from .query import CheckedPaths
 from .reading import Known, Reading
 from .records import DTYPES, SegmentFormat
+from .row_copy import CopyInUse
 from .segments import SEGMENT_BYTES, FineView, Segments
 from .snapshot import Snapshot
 from .state import State, load_spans, load_sums
@@ -74,6 +76,10 @@ class OpenCollection:
         self._connections = Connections(self.files.database, lock_timeout)
         self._segments: Segments | None = None
         self._masks = MaskCache()
+        self.row_copy = CopyInUse(self.files)
+        """The rows in a file of their own, where one was made."""
+        self.glances = Glances(self.files)
+        """The last snapshot, for searches that need no database."""
         self._known: Known | None = None
         self._bound: str | None = None
         self._history_is_checked = False
@@ -83,13 +89,13 @@ class OpenCollection:
         """Start afresh in a child process."""
         self._lock.after_fork()
         self._connections.after_fork()
-        self._segments = self._known = None
+        self._let_go()
         self._masks = MaskCache()
 
     def close(self) -> None:
         """Close every file, those that are being read when that is over; a second call is no error."""
         self._connections.close()
-        self._segments = self._known = None
+        self._let_go()
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -142,7 +148,7 @@ class OpenCollection:
                 before = state
                 connection.execute("ROLLBACK")
                 continue
-            return Snapshot(connection, version, state, known.fine, self._masks, known.paths)
+            return Snapshot(connection, version, state, known.fine, self._masks, known.paths, self.row_copy)
 
     def _know(self, connection: sqlite3.Connection, version: int, state: State) -> Known:
         fine = self._view(connection, version, state)
@@ -261,9 +267,13 @@ class OpenCollection:
 
     # -- what is open --------------------------------------------------------------------------------------
 
+    def _let_go(self) -> None:
+        self._segments = self._known = None
+        self.glances.forget()
+
     def _forget(self) -> None:
         self._connections.reset()
-        self._segments = self._known = None
+        self._let_go()
         self._masks = MaskCache()
         self._history_is_checked = False
 

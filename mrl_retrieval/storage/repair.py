@@ -262,7 +262,7 @@ def _swap(files: CollectionFiles, written: Path, kept: _Kept, last_old_segment: 
             _keep(path, aside / path.name)
     sync_folder(aside)
     # A log that belongs to the old database must not be there when the new one is.
-    caches = (files.sidecar, files.index, files.exact_sidecar, files.exact_codes)
+    caches = (files.sidecar, files.index, files.exact_sidecar, files.exact_codes, files.row_copy)
     for path in (log, files.database.with_name(files.database.name + "-shm"), *caches):
         path.unlink(missing_ok=True)
     written.replace(files.database)

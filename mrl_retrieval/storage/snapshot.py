@@ -21,10 +21,11 @@ from .checks import are_sound
 from .database import RESTORE
 from .masks import MaskCache, mask_key
 from .query import CHUNK, CheckedPaths, FilterQuery, Mask, in_chunks, writable
+from .row_copy import CopyInUse
 from .segments import FineView, PositionArray
 from .state import State, read_manifest
 
-__all__ = ["Snapshot", "StoredRow", "all_decoded", "decoded"]
+__all__ = ["NotAtHand", "RowText", "Snapshot", "StoredRow", "all_decoded", "decoded"]
 
 _PLACES = ",".join("?" * CHUNK)
 _BY_ID = f"SELECT id, row FROM row WHERE id IN ({_PLACES})"  # noqa: S608 - only question marks
@@ -37,6 +38,8 @@ _RAW_DECODE = json.JSONDecoder().raw_decode
 
 StoredRow = tuple[int, str, str | None, str, int | None, int | None, int]
 """Number, id, document, metadata (JSON); then the checksums of vector and document, and that of all these."""
+RowText = tuple[int, str, str | None, str]
+"""Number, id, document, metadata (JSON)."""
 
 
 class _Statements:
@@ -55,27 +58,44 @@ class _Statements:
 _READ = {1: (_Statements(_WHOLE_1), _Statements(_HEAD_1)), 2: (_Statements(_WHOLE), _Statements(_HEAD))}
 
 
+class NotAtHand(Exception):
+    """What was asked of a snapshot without a database is in the database. Begin a transaction, and ask again."""
+
+
 class Snapshot:
     """One commit of a collection, for reading. Made by :meth:`Store.snapshot`, valid within its ``with``."""
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: sqlite3.Connection | None,
         version: int,
         state: State,
         fine: FineView,
         masks: MaskCache,
         paths: CheckedPaths | None,
+        copy: CopyInUse,
     ) -> None:
         self.version = version
         """The format version of the database; 1 has no checksums of rows."""
         self.state = state
         self.fine = fine
         """The stored vectors."""
-        self._connection = connection
+        self._open = connection
         self._masks = masks
         self._paths = paths
+        self._copy = copy
         self._whole, self._head = _READ[version]
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._open is None:
+            raise NotAtHand
+        return self._open
+
+    def without_database(self) -> Snapshot:
+        """The same for ever, as far as it can be had without the database: what else is asked of it raises
+        :class:`NotAtHand`."""
+        return Snapshot(None, self.version, self.state, self.fine, self._masks, self._paths, self._copy)
 
     def manifest(self) -> Manifest:
         """The manifest of this commit.
@@ -151,13 +171,38 @@ class Snapshot:
         found = self._by_number(numbers, documents=False)
         return [found[number][1] for number in numbers]
 
-    def stored(self, numbers: Sequence[int]) -> list[StoredRow]:
+    def stored(self, numbers: Sequence[int]) -> list[RowText]:
         """Existing rows, in no order.
 
         Raises:
             CorruptionError: one is not there, or not as it was written.
         """
-        return self._rows(numbers, documents=True)
+        found = self._copy.texts(self, numbers)
+        if found is None:
+            found, missing = [], numbers
+        elif len(found) == len(numbers):
+            return found
+        else:
+            there = {row[0] for row in found}
+            missing = [number for number in numbers if number not in there]
+        return found + [row[:4] for row in self._rows(missing, documents=True)]
+
+    def has_all_texts(self) -> bool:
+        """Whether :meth:`stored` needs no database for any row that has a vector."""
+        copy = None if self.version == 1 else self._copy.of(self)
+        return copy is not None and copy.first <= self.state.first and self.state.vectors <= copy.end
+
+    def pages(self, size: int) -> Iterator[list[StoredRow]]:
+        """The rows that have a vector, by number, so many at a time.
+
+        Raises:
+            CorruptionError: one is not as it was written.
+        """
+        last = self.state.first - 1
+        while page := self._connection.execute(self._whole.page, (last, size)).fetchall():
+            self._check(page, documents=True)
+            yield page
+            last = page[-1][0]
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         """Rows in the asked order, None where unknown."""

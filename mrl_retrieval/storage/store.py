@@ -110,7 +110,8 @@ class Store(Upkeep):
             return
         with contextlib.suppress(FileNotFoundError), self._lock.held():
             self._connections.reset()
-            self._segments = self._known = self._bound = None
+            self._let_go()
+            self._bound = None
             self.files.remove()
 
     def _create(self, manifest: Manifest) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from mrl_retrieval.coarse.depth import LearnedDepth
 from mrl_retrieval.errors import LockTimeout, NothingLearned
-from mrl_retrieval.storage import ReadWriteLock, Snapshot, Store
+from mrl_retrieval.storage import NotAtHand, ReadWriteLock, Snapshot, Store
 
 from . import cache
 from .background import Background
@@ -35,10 +35,17 @@ _ATTEMPTS = 3
 
 
 class FollowingIndex:
-    """Brings the index up to date with the commit that each search sees. Thread-safe."""
+    """Brings the index up to date with the commit that each search sees. Thread-safe.
 
-    def __init__(self, store: Store, wish: Wish) -> None:
+    Args:
+        store: the collection.
+        wish: what the index is to be.
+        followed: called when it was brought up to date, and when it is made.
+    """
+
+    def __init__(self, store: Store, wish: Wish, followed: Callable[[Snapshot], None] | None = None) -> None:
         self._store = store
+        self._followed = followed
         self._wish = wish
         self._background = Background("mrl-coarse-index", self._give_up)
         self._start_afresh()
@@ -80,6 +87,12 @@ class FollowingIndex:
 
         Nobody changes the index while ``search`` runs; ``rest`` has the same snapshot, and holds nobody up.
         """
+        with contextlib.suppress(NotAtHand), self._lock.read() as reading:
+            coarse, glanced = self._coarse, self._store.glances.take()
+            if coarse is not None and glanced is not None and coarse.fits(glanced):
+                found = search(glanced, coarse)
+                reading.release()
+                return rest(glanced, found)
         for _ in range(_ATTEMPTS):
             # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
             with self._lock.read() as reading, self._store.snapshot() as snapshot:
@@ -87,6 +100,7 @@ class FollowingIndex:
                 if coarse is not None and coarse.fits(snapshot):
                     found = search(snapshot, coarse)
                     reading.release()
+                    self._store.glances.keep(snapshot)
                     return rest(snapshot, found)
             with self._lock.write(), self._store.snapshot() as snapshot:
                 self._follow(snapshot)
@@ -101,6 +115,8 @@ class FollowingIndex:
         alive = coarse.everyone.count
         if not self._background.is_busy and alive >= 2 * self._gave_up_at and self._is_due(coarse):
             self._background.start(f"{self._store.files.folder}: making a better coarse index", self._make)
+        if self._followed is not None:
+            self._followed(snapshot)
         return coarse
 
     def _is_due(self, coarse: CoarseIndex) -> bool:

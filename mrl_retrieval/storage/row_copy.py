@@ -1,0 +1,264 @@
+"""A copy of the rows, with their documents, in a file that is read where it lies: for the hits of searches.
+
+Ten rows of a million take SQLite 30 to 40 µs, mostly to find them; here each has its place. It is a cache, and nothing
+is believed of it that does not fit the store: a row keeps its number for life and never changes, so a record with the
+right number and checksum is the row. Rows without a vector are not in it, since no search finds them.
+
+``rows.copy`` has a header of 128 bytes; the records, each at a multiple of 8 bytes (see
+:data:`~mrl_retrieval.kernels.records.HEAD_BYTES`); and where each begins, for all numbers from ``first`` to ``end``,
+those of no row included, whose records are empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl_retrieval.kernels import available
+
+from .checks import Sums, multipliers
+from .files import CollectionFiles, os_errors, publish, temporary
+
+if TYPE_CHECKING:
+    from .snapshot import RowText, Snapshot, StoredRow
+
+__all__ = ["CopyInUse", "RowCopy", "save"]
+
+logger = logging.getLogger(__name__)
+
+_MAGIC = b"MRLROWS\n"
+_VERSION = 1
+# Magic, version, collection, lineage of the vectors that are covered, the first number, the end, bytes of records.
+_HEADER = struct.Struct("<8sI16s32sqqQ")
+_HEADER_BYTES = 128
+_HEAD = struct.Struct("<QqqIIiI")
+_WORDS = 1024
+_ROOM = 1 << 16
+_PAGE_ROWS = 500
+
+
+class DamagedCopy(Exception):
+    """The file is not as it was written. Nobody outside sees this: the rows come from the database then."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowCopy:
+    """The rows with the numbers ``first`` to ``end``."""
+
+    first: int
+    end: int
+    rows: int
+    """How many of the numbers had a row."""
+    _mapped: mmap.mmap
+    _records: npt.NDArray[np.uint8]
+    _bounds: npt.NDArray[np.uint64]
+
+    def texts(self, numbers: Sequence[int], sums: Sums, sums_from: int) -> list[RowText] | None:
+        """Rows that this covers, in the asked order; None: one of them was gone when the file was written.
+
+        Args:
+            numbers: of the rows, at least one.
+            sums: the checksums of the vectors from the number ``sums_from`` on.
+            sums_from: not above any of the numbers.
+
+        Raises:
+            DamagedCopy: one of them is not as it was written.
+        """
+        from mrl_retrieval.kernels.records import ABSENT, gather
+
+        if self._mapped.size() < len(self._mapped):  # touching what is not there would kill the process
+            raise DamagedCopy(f"somebody cut it off at {self._mapped.size()} of {len(self._mapped)} bytes")
+        wanted, room = np.array(numbers, dtype=np.int64), _ROOM
+        lengths = np.empty((len(numbers), 3), dtype=np.int64)
+        where = self._records, self._bounds, self.first, wanted, sums, sums_from, multipliers(_WORDS)
+        while True:
+            out = np.empty(room, dtype=np.uint8)
+            end = gather(*where, out, lengths)
+            if end <= room:
+                break
+            room = end
+        if end == ABSENT:
+            return None
+        if end < 0:
+            raise DamagedCopy(f"the record of row {numbers[-1 - end]} is not as it was written")
+        text = out[:end].tobytes().decode()
+        found: list[RowText] = []
+        at = 0
+        for number, (id, metadata, document) in zip(numbers, lengths.tolist(), strict=True):
+            begin = at + id
+            middle = begin + metadata
+            if document < 0:
+                found.append((number, text[at:begin], None, text[begin:middle]))
+                at = middle
+            else:
+                found.append((number, text[at:begin], text[middle : middle + document], text[begin:middle]))
+                at = middle + document
+        return found
+
+    @staticmethod
+    def load(snapshot: Snapshot, files: CollectionFiles) -> RowCopy | None:
+        """The copy in the file; None where there is none, or none that belongs to the store."""
+        state = snapshot.state
+        try:
+            with files.row_copy.open("rb") as file:
+                header = file.read(_HEADER_BYTES)
+                size = os.fstat(file.fileno()).st_size
+                found = _told(header)
+                if found is None:
+                    return _refused(files.row_copy, "its header is damaged, or of another version")
+                collection, lineage, first, end, record_bytes = found
+                if collection != _fingerprint(state.collection_id):
+                    return _refused(files.row_copy, "it is of another collection")
+                if end <= state.first:
+                    return None  # all that it covers was compacted away
+                if end > state.vectors or lineage != _lineage(snapshot, end):
+                    return _refused(files.row_copy, f"the rows up to {end} had another history than those stored")
+                at = _HEADER_BYTES + record_bytes
+                if size != at + 8 * (end - first + 1):
+                    return _refused(files.row_copy, f"it has {size} bytes, expected {at + 8 * (end - first + 1)}")
+                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            return _refused(files.row_copy, f"it cannot be read: {error}")
+        content = np.frombuffer(mapped, dtype=np.uint8)
+        bounds = content[at:].view("<u8")
+        rows = int(np.count_nonzero(bounds[1:] != bounds[:-1]))
+        return RowCopy(first, end, rows, mapped, content[_HEADER_BYTES:at], bounds)
+
+
+class CopyInUse:
+    """The copy that searches of one collection read. Thread-safe."""
+
+    def __init__(self, files: CollectionFiles) -> None:
+        self._files = files
+        self._found: _Found = (None, None, None)
+
+    def of(self, snapshot: Snapshot) -> RowCopy | None:
+        """The copy for a snapshot; None: there is none that can be used. Looks for another file after each commit."""
+        before, (collection_id, generation) = self._found, (snapshot.state.collection_id, snapshot.state.generation)
+        state = before[0]
+        if state is not None and state == (collection_id, generation):
+            return before[2]
+        file = _identity(self._files.row_copy)
+        if file is not None and file == before[1] and state is not None and state[0] == collection_id:
+            copy = before[2]
+        else:
+            usable = file is not None and available() and snapshot.version > 1
+            copy = RowCopy.load(snapshot, self._files) if usable else None
+        self._found = (collection_id, generation), file, copy
+        return copy
+
+    def look_again(self) -> None:
+        """A file was written."""
+        self._found = (None, None, None)
+
+    def texts(self, snapshot: Snapshot, numbers: Sequence[int]) -> list[RowText] | None:
+        """Those rows that the copy covers, in the asked order; None: it has not all of these."""
+        copy, sums = self.of(snapshot), snapshot.fine.sums
+        if copy is None or sums is None:
+            return None
+        covered = [number for number in numbers if copy.first <= number < copy.end]
+        try:
+            return copy.texts(covered, sums, snapshot.fine.first) if covered else []
+        except DamagedCopy as error:
+            _refused(self._files.row_copy, str(error))
+            self._found = (*self._found[:2], None)
+            return None
+
+
+_Found = tuple[tuple[str, int] | None, tuple[int, int, int] | None, RowCopy | None]
+"""Collection and generation of the snapshot that was last asked for, the file that was there, and what it held."""
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def save(snapshot: Snapshot, files: CollectionFiles, pause: Callable[[], None]) -> None:
+    """Write the file, whole, in place of the one that is there. Others may write to the collection meanwhile.
+
+    Args:
+        snapshot: of the collection, of format version 2.
+        files: where it lies.
+        pause: called after each few rows; what it raises gives the work up.
+
+    Raises:
+        BackendError: the disk is full, or fails, or a writer has swept the unfinished file away; the file is as it was.
+        CorruptionError: a row is not as it was written.
+    """
+    from mrl_retrieval.kernels.records import sign
+
+    state = snapshot.state
+    lengths = np.zeros(state.vectors - state.first + 1, dtype="<u8")
+    written = temporary(files.row_copy)
+    with os_errors(f"writing {files.row_copy}"):
+        try:
+            with written.open("xb") as file:
+                file.write(bytes(_HEADER_BYTES))
+                for page in snapshot.pages(_PAGE_ROWS):
+                    records = [_record(row) for row in page]
+                    sizes = np.array([0, *map(len, records)], dtype=np.uint64)
+                    data = np.frombuffer(b"".join(records), dtype=np.uint8).copy()
+                    sign(data, np.cumsum(sizes), multipliers(_WORDS))
+                    file.write(data.data)
+                    lengths[np.array([row[0] for row in page]) - state.first + 1] = sizes[1:]
+                    pause()
+                _finish(file, snapshot, np.cumsum(lengths, dtype="<u8"))
+            publish(written, files.row_copy)
+        finally:
+            written.unlink(missing_ok=True)
+
+
+def _record(row: StoredRow) -> bytes:
+    number, id, document, metadata, vector_sum, *_ = row
+    texts = f"{id}{metadata}{document or ''}".encode()
+    characters = -1 if document is None else len(document)
+    head = _HEAD.pack(0, number, vector_sum or 0, len(id), len(metadata), characters, len(texts))
+    return head + texts + bytes(-len(texts) % 8)
+
+
+def _finish(file: IO[bytes], snapshot: Snapshot, bounds: npt.NDArray[np.uint64]) -> None:
+    state = snapshot.state
+    file.write(bounds.data)
+    collection, lineage = _fingerprint(state.collection_id), _lineage(snapshot, state.vectors)
+    told = _HEADER.pack(_MAGIC, _VERSION, collection, lineage, state.first, state.vectors, int(bounds[-1]))
+    body = told.ljust(_HEADER_BYTES - 4, b"\0")
+    file.seek(0)
+    file.write(body + struct.pack("<I", zlib.crc32(body)))
+
+
+def _told(header: bytes) -> tuple[bytes, bytes, int, int, int] | None:
+    """Collection, lineage, first number, end and bytes of records, as a header has them; None: it is damaged."""
+    if len(header) < _HEADER_BYTES or struct.pack("<I", zlib.crc32(header[:-4])) != header[-4:]:
+        return None
+    magic, version, collection, lineage, first, end, record_bytes = _HEADER.unpack_from(header)
+    return (collection, lineage, first, end, record_bytes) if (magic, version) == (_MAGIC, _VERSION) else None
+
+
+def _fingerprint(collection_id: str) -> bytes:
+    return hashlib.blake2b(collection_id.encode(), digest_size=16).digest()
+
+
+def _lineage(snapshot: Snapshot, end: int) -> bytes:
+    return (snapshot.lineage(end) or "").encode().ljust(32, b"\0")
+
+
+def _refused(path: Path, why: str) -> RowCopy | None:
+    logger.warning("%s is not used, %s; rows come from the database until it is made again", path, why)
+    return None
