@@ -26,7 +26,8 @@ from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.backend import Capabilities
 from mrl_retrieval.documents import SearchResult
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize, prefix
-from mrl_retrieval.storage import ranking, rerank
+from mrl_retrieval.storage import rankings as rankings_of
+from mrl_retrieval.storage import rerank
 from mrl_retrieval.two_stage import Ranking, SearchRequest
 
 faiss: Any = _faiss
@@ -204,7 +205,7 @@ def _parts(retriever: MatryoshkaRetriever, queries: list[FloatArray], rounds: in
         with store.snapshot() as snapshot:
             for positions, answer in zip(found, answers, strict=True):
                 start = time.perf_counter()
-                ranking(snapshot, positions, answer.scores, None, K, None)
+                rankings_of(snapshot, [(positions, answer.scores, None)], K, None)
                 yield time.perf_counter() - start
 
     parts: dict[str, Callable[[int], Any]] = {

@@ -62,7 +62,7 @@ def gather(
     sums_from: int,
     multipliers: IntArray,
     out: IntArray,
-    lengths: IntArray,
+    places: IntArray,
 ) -> int:
     """The texts of rows, one after the other, to ``out``.
 
@@ -75,7 +75,8 @@ def gather(
         sums_from: the number of the vector with the first of them.
         multipliers: of the checksum.
         out: uint8, room for the texts.
-        lengths: (n, 3) int64; becomes the characters of id, metadata and document, -1 for no document.
+        places: (n, 4) int64; becomes where, in characters, the id of each row begins and where id, metadata and
+            document end, which follow each other; -1 for the last where there is no document.
 
     Returns:
         How many bytes there are; if that is more than there is room for, nothing was written. -1 - i: record i is not
@@ -98,7 +99,7 @@ def gather(
         prefetch(sums.ctypes.data + 8 * (numbers[i] - sums_from))
     if wanted > len(out):
         return wanted
-    end = 0
+    end = at = 0
     for i in range(n):
         place = numbers[i] - first
         start, stop = int(bounds[place]), int(bounds[place + 1])
@@ -109,9 +110,12 @@ def gather(
         texts = int(head[4] >> _HALF)
         if texts > stop - start - HEAD_BYTES:
             return -1 - i
-        lengths[i, 0] = np.int64(head[3] & _LOW)
-        lengths[i, 1] = np.int64(head[3] >> _HALF)
-        lengths[i, 2] = np.int64(np.int32(head[4] & _LOW))
+        places[i, 0] = at
+        places[i, 1] = at + np.int64(head[3] & _LOW)
+        places[i, 2] = places[i, 1] + np.int64(head[3] >> _HALF)
+        characters = np.int64(np.int32(head[4] & _LOW))
+        places[i, 3] = -1 if characters < 0 else places[i, 2] + characters
+        at = max(places[i, 2], places[i, 3])
         out[end : end + texts] = data[start + HEAD_BYTES : start + HEAD_BYTES + texts]
         end += texts
     return end

@@ -10,7 +10,7 @@ from .files import CollectionFiles, check_place, collection_names
 from .locks import ReadWriteLock, WriterLock
 from .query import can_query
 from .repair import RepairReport
-from .rerank import Near, Reranker, candidates, ranking
+from .rerank import Near, Reranker, Scored, candidates, rankings
 from .row_copy import save as save_row_copy
 from .scan import exact_scan
 from .snapshot import NotAtHand, Snapshot
@@ -28,6 +28,7 @@ __all__ = [
     "RepairReport",
     "Reranker",
     "RestoreReport",
+    "Scored",
     "Snapshot",
     "Store",
     "VerifyReport",
@@ -37,6 +38,6 @@ __all__ = [
     "check_place",
     "collection_names",
     "exact_scan",
-    "ranking",
+    "rankings",
     "save_row_copy",
 ]

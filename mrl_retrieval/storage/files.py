@@ -174,8 +174,11 @@ class CollectionFiles:
                 "collection's own files: move these elsewhere, then drop again"
             )
         with os_errors(f"dropping {self.folder}"):
-            self.folder.rename(self.store / f"{_DROPPED}{uuid.uuid4().hex}")
+            dropped = self.store / f"{_DROPPED}{uuid.uuid4().hex}"
+            self.folder.rename(dropped)
             sync_folder(self.store)
+            with contextlib.suppress(OSError):
+                os.truncate(dropped / COMMITTED, 0)  # whoever has it open sees that the collection is gone
             for left in self.store.iterdir():
                 if left.name.startswith(_DROPPED):
                     shutil.rmtree(left, ignore_errors=True)

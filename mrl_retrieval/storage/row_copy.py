@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,9 @@ from .checks import Sums, multipliers
 from .files import CollectionFiles, os_errors, publish, temporary
 
 if TYPE_CHECKING:
-    from .snapshot import RowText, Snapshot, StoredRow
+    from .snapshot import Snapshot, StoredRow
 
-__all__ = ["CopyInUse", "RowCopy", "save"]
+__all__ = ["CopyInUse", "RowCopy", "RowTexts", "save"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,15 @@ _HEAD = struct.Struct("<QqqIIiI")
 _WORDS = 1024
 _ROOM = 1 << 16
 _PAGE_ROWS = 500
+
+
+class RowTexts(NamedTuple):
+    """What some rows say."""
+
+    ids: list[str]
+    documents: list[str | None]
+    metadatas: list[str]
+    """JSON."""
 
 
 class DamagedCopy(Exception):
@@ -64,7 +73,7 @@ class RowCopy:
     _records: npt.NDArray[np.uint8]
     _bounds: npt.NDArray[np.uint64]
 
-    def texts(self, numbers: Sequence[int], sums: Sums, sums_from: int) -> list[RowText] | None:
+    def texts(self, numbers: Sequence[int], sums: Sums, sums_from: int) -> RowTexts | None:
         """Rows that this covers, in the asked order; None: one of them was gone when the file was written.
 
         Args:
@@ -80,11 +89,11 @@ class RowCopy:
         if self._mapped.size() < len(self._mapped):  # touching what is not there would kill the process
             raise DamagedCopy(f"somebody cut it off at {self._mapped.size()} of {len(self._mapped)} bytes")
         wanted, room = np.array(numbers, dtype=np.int64), _ROOM
-        lengths = np.empty((len(numbers), 3), dtype=np.int64)
+        places = np.empty((len(numbers), 4), dtype=np.int64)
         where = self._records, self._bounds, self.first, wanted, sums, sums_from, multipliers(_WORDS)
         while True:
             out = np.empty(room, dtype=np.uint8)
-            end = gather(*where, out, lengths)
+            end = gather(*where, out, places)
             if end <= room:
                 break
             room = end
@@ -92,19 +101,12 @@ class RowCopy:
             return None
         if end < 0:
             raise DamagedCopy(f"the record of row {numbers[-1 - end]} is not as it was written")
-        text = out[:end].tobytes().decode()
-        found: list[RowText] = []
-        at = 0
-        for number, (id, metadata, document) in zip(numbers, lengths.tolist(), strict=True):
-            begin = at + id
-            middle = begin + metadata
-            if document < 0:
-                found.append((number, text[at:begin], None, text[begin:middle]))
-                at = middle
-            else:
-                found.append((number, text[at:begin], text[middle : middle + document], text[begin:middle]))
-                at = middle + document
-        return found
+        text, at = out[:end].tobytes().decode(), places.tolist()
+        return RowTexts(
+            [text[a:b] for a, b, _, _ in at],
+            [text[c:d] if d >= 0 else None for _, _, c, d in at],
+            [text[b:c] for _, b, c, _ in at],
+        )
 
     @staticmethod
     def load(snapshot: Snapshot, files: CollectionFiles) -> RowCopy | None:
@@ -164,14 +166,18 @@ class CopyInUse:
         """A file was written."""
         self._found = (None, None, None)
 
-    def texts(self, snapshot: Snapshot, numbers: Sequence[int]) -> list[RowText] | None:
-        """Those rows that the copy covers, in the asked order; None: it has not all of these."""
+    def covered(self, snapshot: Snapshot, numbers: Sequence[int]) -> list[int]:
+        """Those of some row numbers that the copy has a place for."""
+        copy = self.of(snapshot)
+        return [] if copy is None else [number for number in numbers if copy.first <= number < copy.end]
+
+    def texts(self, snapshot: Snapshot, numbers: Sequence[int]) -> RowTexts | None:
+        """Rows in the asked order; None: they are not all to be had."""
         copy, sums = self.of(snapshot), snapshot.fine.sums
-        if copy is None or sums is None:
+        if copy is None or sums is None or not numbers or min(numbers) < copy.first or max(numbers) >= copy.end:
             return None
-        covered = [number for number in numbers if copy.first <= number < copy.end]
         try:
-            return copy.texts(covered, sums, snapshot.fine.first) if covered else []
+            return copy.texts(numbers, sums, snapshot.fine.first)
         except DamagedCopy as error:
             _refused(self._files.row_copy, str(error))
             self._found = (*self._found[:2], None)

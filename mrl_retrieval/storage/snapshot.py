@@ -21,11 +21,11 @@ from .checks import are_sound
 from .database import RESTORE
 from .masks import MaskCache, mask_key
 from .query import CHUNK, CheckedPaths, FilterQuery, Mask, in_chunks, writable
-from .row_copy import CopyInUse
+from .row_copy import CopyInUse, RowTexts
 from .segments import FineView, PositionArray
 from .state import State, read_manifest
 
-__all__ = ["NotAtHand", "RowText", "Snapshot", "StoredRow", "all_decoded", "decoded"]
+__all__ = ["NotAtHand", "Snapshot", "StoredRow", "all_decoded", "decoded"]
 
 _PLACES = ",".join("?" * CHUNK)
 _BY_ID = f"SELECT id, row FROM row WHERE id IN ({_PLACES})"  # noqa: S608 - only question marks
@@ -38,8 +38,6 @@ _RAW_DECODE = json.JSONDecoder().raw_decode
 
 StoredRow = tuple[int, str, str | None, str, int | None, int | None, int]
 """Number, id, document, metadata (JSON); then the checksums of vector and document, and that of all these."""
-RowText = tuple[int, str, str | None, str]
-"""Number, id, document, metadata (JSON)."""
 
 
 class _Statements:
@@ -171,21 +169,22 @@ class Snapshot:
         found = self._by_number(numbers, documents=False)
         return [found[number][1] for number in numbers]
 
-    def stored(self, numbers: Sequence[int]) -> list[RowText]:
-        """Existing rows, in no order.
+    def texts(self, numbers: Sequence[int]) -> RowTexts:
+        """What existing rows say, parallel to their numbers.
 
         Raises:
             CorruptionError: one is not there, or not as it was written.
         """
         found = self._copy.texts(self, numbers)
-        if found is None:
-            found, missing = [], numbers
-        elif len(found) == len(numbers):
+        if found is not None:
             return found
-        else:
-            there = {row[0] for row in found}
-            missing = [number for number in numbers if number not in there]
-        return found + [row[:4] for row in self._rows(missing, documents=True)]
+        at_hand = self._copy.covered(self, numbers)
+        some = self._copy.texts(self, at_hand)
+        by_number = {} if some is None else dict(zip(at_hand, zip(*some, strict=True), strict=True))
+        missing = [number for number in numbers if number not in by_number]
+        by_number |= {row[0]: row[1:4] for row in self._rows(missing, documents=True)}
+        rows = [by_number[number] for number in numbers]
+        return RowTexts([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def has_all_texts(self) -> bool:
         """Whether :meth:`stored` needs no database for any row that has a vector."""

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import pytest
 
+from mrl_adapters._faiss.row_copies import RowCopies
+from mrl_retrieval.storage import Snapshot
 from mrl_retrieval.testing import BackendConformance
 
 
@@ -49,6 +51,20 @@ class TestFaissGraph(TestFaissCodes):
         pytest.importorskip("rabitqlib", reason="rabitqlib is not installed: pip install 'mrl-retrieval[graph]'")
         monkeypatch.setattr("mrl_adapters._faiss.graph._HEAD", 0)
         monkeypatch.setattr("mrl_adapters._faiss.graph._WIDEST", 0.3)
+
+
+class TestFaissRowCopy(TestFaiss):
+    """With hits from a copy of the rows, made as soon as it is due, and searches that begin no transaction."""
+
+    options: ClassVar[dict[str, bool]] = {"row_copy": True}
+
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def follow(copies: RowCopies, snapshot: Snapshot) -> None:
+            if copies._is_due(snapshot):
+                copies._make()
+
+        monkeypatch.setattr(RowCopies, "follow", follow)
 
 
 class TestFaissFloat32(TestFaiss):

@@ -74,19 +74,19 @@ def test_the_next_search_sees_what_another_process_committed(retriever, address,
 
 def test_a_search_shows_one_commit_whatever_is_committed_in_its_midst(retriever, address, monkeypatch):
     """All rows are overwritten, deleted in part, and moved, after the coarse search and before the rows are read."""
-    real, texts = rerank.ranking, [f"text of n{i}" for i in range(30)]
+    real, texts = rerank.rankings, [f"text of n{i}" for i in range(30)]
     assert retriever.search_by_vector(vector_of("n3"), 30)
     with MatryoshkaRetriever(None, address) as other:
 
-        def ranking(*args):
-            monkeypatch.setattr(rerank, "ranking", real)
+        def rankings(*args):
+            monkeypatch.setattr(rerank, "rankings", real)
             ids = [f"n{i}" for i in range(30)]
             other.index(["changed"] * 30, ids, vectors=[vector_of(f"other {id}") for id in ids])
             other.delete(ids[:10])
             other.backend.compact()
             return real(*args)
 
-        monkeypatch.setattr(rerank, "ranking", ranking)
+        monkeypatch.setattr(rerank, "rankings", rankings)
         found = retriever.search_by_vector(vector_of("n3"), 30)
         assert sorted(hit.document for hit in found) == sorted(texts) and found[0].id == "n3"
         assert [hit.metadata for hit in found] == [{"name": hit.id} for hit in found]
@@ -103,11 +103,11 @@ def test_a_snapshot_keeps_its_commit(store, open_store, batch):
         number = snapshot.rows_of_ids(["a"])["a"]
         other.upsert(batch("a", metadatas=[{"name": "changed"}]))
         other.delete(["b"])
-        assert [row[1] for row in snapshot.stored([number])] == ["a"] and snapshot.state.rows == 2
+        assert snapshot.texts([number]).ids == ["a"] and snapshot.state.rows == 2
         with store.snapshot() as second:  # another connection, of the same process
             assert second.state.rows == 1 and second.get(["a"])[0].metadata == {"name": "changed"}
             with pytest.raises(CorruptionError, match=f"no row {number}"):
-                second.stored([number])
+                second.texts([number])
         assert snapshot.get(["a"])[0].metadata == {"name": "a"} and snapshot.get(["b"])[0] is not None
     assert rows_of(store, "b") == [None]
 
@@ -157,7 +157,7 @@ def test_a_damaged_row_is_found_among_sound_ones(store, batch, change):
     store.upsert(batch("a", "b", "d"))
     with store.snapshot() as snapshot:
         numbers = snapshot.rows_of_ids(["a", "b", "d"])
-        assert len(snapshot.stored(list(numbers.values()))) == 3
+        assert snapshot.texts(list(numbers.values())).ids == list(numbers)
     with contextlib.closing(sqlite3.connect(store.files.database)) as connection:
         connection.execute(f"UPDATE row SET {change} WHERE id = 'b'")
         connection.commit()
@@ -165,9 +165,9 @@ def test_a_damaged_row_is_found_among_sound_ones(store, batch, change):
         pytest.raises(CorruptionError, match=rf"row {numbers['b']} .*not as it was written"),
         store.snapshot() as snapshot,
     ):
-        snapshot.stored(list(numbers.values()))
+        snapshot.texts(list(numbers.values()))
     with store.snapshot() as snapshot:
-        assert len(snapshot.stored([numbers["a"], numbers["d"]])) == 2
+        assert snapshot.texts([numbers["a"], numbers["d"]]).ids == ["a", "d"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 49, 50, 51, 499, 500, 501, 1200])
@@ -176,9 +176,9 @@ def test_any_number_of_rows_comes_whole(store, count):
     store.upsert(batch_of(*names))
     asked = np.random.default_rng(count).permutation(1200)[:count].tolist()
     with store.snapshot() as snapshot:
-        assert sorted(row[1] for row in snapshot.stored(asked)) == sorted(names[i] for i in asked)
+        assert snapshot.texts(asked).ids == [names[i] for i in asked]
         with pytest.raises(CorruptionError, match="no row 5000"):
-            snapshot.stored([*asked, 5000])
+            snapshot.texts([*asked, 5000])
 
 
 def test_an_error_within_gives_the_connection_back_without_its_transaction(store, batch):
@@ -248,12 +248,12 @@ from tests.storage.conftest import batch_of
 store = Store(Path(sys.argv[1]), "default")
 store.upsert(batch_of("more"))  # so that SQLite takes the size from the log
 with store.snapshot() as kept:
-    assert len(kept.stored(range(2000))) == 2000
+    assert len(kept.texts(range(2000)).ids) == 2000
 size = store.files.database.stat().st_size
 os.truncate(store.files.database, size // 8192 * 4096)
 try:
     with store.snapshot() as snapshot:
-        snapshot.stored(range(2000))
+        snapshot.texts(range(2000))
 except CorruptionError as error:
     print("found:", error)
 """

@@ -87,12 +87,15 @@ class FollowingIndex:
 
         Nobody changes the index while ``search`` runs; ``rest`` has the same snapshot, and holds nobody up.
         """
-        with contextlib.suppress(NotAtHand), self._lock.read() as reading:
-            coarse, glanced = self._coarse, self._store.glances.take()
-            if coarse is not None and glanced is not None and coarse.fits(glanced):
-                found = search(glanced, coarse)
-                reading.release()
-                return rest(glanced, found)
+        try:
+            with self._lock.read() as reading:
+                coarse, glanced = self._coarse, self._store.glances.take()
+                if coarse is not None and glanced is not None and coarse.fits(glanced):
+                    found = search(glanced, coarse)
+                    reading.release()
+                    return rest(glanced, found)
+        except NotAtHand:
+            pass
         for _ in range(_ATTEMPTS):
             # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
             with self._lock.read() as reading, self._store.snapshot() as snapshot:

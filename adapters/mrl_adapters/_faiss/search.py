@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from mrl_retrieval.filters import Filter
 from mrl_retrieval.matryoshka import FloatArray, prefix
-from mrl_retrieval.storage import Near, Reranker, Snapshot, Store, candidates, ranking
+from mrl_retrieval.storage import Near, Reranker, Snapshot, Store, candidates
+from mrl_retrieval.storage import rankings as with_rows
 from mrl_retrieval.storage.stored_cosines import stored_cosines
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
 
@@ -38,7 +39,6 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
 
     def rest(snapshot: Snapshot, found: _Found) -> list[Ranking]:
         scores, near, structure, coarse_seconds = found
-        kept = int(near.counts.sum())
         if scores is None and request.explain:
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
             each, dims = range(len(near.counts)), request.stages[0].dims
@@ -46,6 +46,7 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
         elif scores is None and request.recall is None and len(request.stages) == 2:
             short = structure.shortlist(snapshot, request.vectors, near.numbers, request.k)
             near = near if short is None else Near.joined(short)
+        kept = int(near.counts.sum()) if request.explain else 0
         rerank = Reranker(request, snapshot)
         answers = rerank.rankings(near, None if scores is None else list(scores))
         if not request.explain:
@@ -103,7 +104,7 @@ def exact_rankings(store: Store, exact: ExactSearcher, request: SearchRequest, f
     with store.snapshot() as snapshot:
         answer = exact.search(snapshot, request.vectors, request.k, snapshot.vector_mask(filter))
         seconds = time.perf_counter() - started
-        answers = [ranking(snapshot, p, s, None, request.k, filter) for p, s in answer.found]
+        answers = with_rows(snapshot, [(p, s, None) for p, s in answer.found], request.k, filter)
     if not request.explain:
         return answers
     kept = sum(len(ranked.rows) for ranked in answers)

@@ -24,7 +24,10 @@ class AgainstMemory(RuleBasedStateMachine):
         super().__init__()
         AgainstMemory.number = getattr(AgainstMemory, "number", 0) + 1
         self.address = f"faiss:{self.folder}/{AgainstMemory.number}"
-        self.mine, self.oracle = open_backend(self.address, fine_dtype="float32"), open_backend("memory:")
+        self.mine, self.oracle = (
+            open_backend(self.address, fine_dtype="float32", row_copy=True),
+            open_backend("memory:"),
+        )
         self.other = open_backend(self.address)
         manifest = Manifest(dim=8, coarse_dims=3, fine_dims=8)
         for backend in (self.mine, self.oracle):
@@ -58,7 +61,7 @@ class AgainstMemory(RuleBasedStateMachine):
     @rule()
     def reopen(self):
         self.mine.close()
-        self.mine = open_backend(self.address)
+        self.mine = open_backend(self.address, row_copy=True)
         assert self.mine.read_manifest() == self.oracle.read_manifest()
 
     @rule(
