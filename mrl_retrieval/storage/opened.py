@@ -183,8 +183,8 @@ class OpenCollection:
         with os_errors(f"reading {self.files.folder}"):
             log = self.files.database.with_name(self.files.database.name + "-wal")
             return {
-                "fine": sum(file.stat().st_size for file in self.files.segments.glob("*.seg")),
-                "rows": sum(file.stat().st_size for file in (self.files.database, log) if file.exists()),
+                "fine": sum(map(_size, self.files.segments.glob("*.seg"))),
+                "rows": _size(self.files.database) + _size(log),
             }
 
     # -- writing -------------------------------------------------------------------------------------------
@@ -305,3 +305,11 @@ class OpenCollection:
                 )
             self._segments = segments = Segments(self.files.segments, layout)
         return segments
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it is not there any more, as one that was compacted away meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

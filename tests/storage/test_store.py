@@ -179,3 +179,11 @@ def test_the_documented_format_reads_the_store_without_our_code(open_store, mani
             assert stored is None
         else:
             np.testing.assert_array_equal(stored, vector(id).astype("<f2"))
+
+
+def test_sizes_while_a_segment_is_compacted_away(store, batch, monkeypatch):
+    store.upsert(batch("a", "b"))
+    expected = store.sizes()
+    real = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [*real(folder, pattern), folder / "000009.seg"])
+    assert store.sizes() == expected and expected["fine"] > 0

@@ -75,10 +75,10 @@ class RowCopies:
             return max(missing, gone) * _MISSING_SHARE > rows
         if self._wanted:
             return True
+        if rows < _WORTH_ROWS or not os.access(self._store.files.folder, os.W_OK):
+            return False
         sizes = self._store.sizes()
-        if not os.access(self._store.files.folder, os.W_OK):
-            return False  # nobody asked for it
-        return rows >= _WORTH_ROWS and sizes["rows"] <= sizes["fine"]
+        return sizes["rows"] <= sizes["fine"]
 
     def _make(self) -> None:
         with self._store.snapshot() as snapshot:
