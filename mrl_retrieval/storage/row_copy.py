@@ -69,7 +69,7 @@ class RowCopy:
     end: int
     rows: int
     """How many of the numbers had a row."""
-    _mapped: mmap.mmap
+    mapped: mmap.mmap
     _records: npt.NDArray[np.uint8]
     _bounds: npt.NDArray[np.uint64]
 
@@ -86,8 +86,8 @@ class RowCopy:
         """
         from mrl_retrieval.kernels.records import ABSENT, gather
 
-        if self._mapped.size() < len(self._mapped):  # touching what is not there would kill the process
-            raise DamagedCopy(f"somebody cut it off at {self._mapped.size()} of {len(self._mapped)} bytes")
+        if self.mapped.size() < len(self.mapped):  # touching what is not there would kill the process
+            raise DamagedCopy(f"somebody cut it off at {self.mapped.size()} of {len(self.mapped)} bytes")
         wanted, room = np.array(numbers, dtype=np.int64), _ROOM
         places = np.empty((len(numbers), 4), dtype=np.int64)
         where = self._records, self._bounds, self.first, wanted, sums, sums_from, multipliers(_WORDS)

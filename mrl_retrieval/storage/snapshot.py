@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import mmap
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -190,6 +191,11 @@ class Snapshot:
         """Whether :meth:`stored` needs no database for any row that has a vector."""
         copy = None if self.version == 1 else self._copy.of(self)
         return copy is not None and copy.first <= self.state.first and self.state.vectors <= copy.end
+
+    def mapped_files(self) -> list[mmap.mmap]:
+        """The files that searches read where they lie: of the vectors, and of the copy of the rows."""
+        copy = self._copy.of(self)
+        return [part.mapped for part in self.fine.parts] + ([] if copy is None else [copy.mapped])
 
     def pages(self, size: int) -> Iterator[list[StoredRow]]:
         """The rows that have a vector, by number, so many at a time.

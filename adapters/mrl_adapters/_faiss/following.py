@@ -23,6 +23,7 @@ from .calls import after_fork
 from .choosing import Choice, Wish, can_learn, is_due, make
 from .index import CoarseIndex
 from .lessons import Sample
+from .mapped import MappedPages
 
 __all__ = ["FollowingIndex"]
 
@@ -46,6 +47,9 @@ class FollowingIndex:
     def __init__(self, store: Store, wish: Wish, followed: Callable[[Snapshot], None] | None = None) -> None:
         self._store = store
         self._followed = followed
+        self._mapped = MappedPages()
+        self._room: int | None = None
+        """Bytes of the memory budget that the index leaves."""
         self._wish = wish
         self._background = Background("mrl-coarse-index", self._give_up)
         self._start_afresh()
@@ -113,13 +117,24 @@ class FollowingIndex:
                 found = search(snapshot, self._follow(snapshot))
             return rest(snapshot, found)
 
+    def searched(self, queries: int, snapshot: Snapshot) -> None:
+        """Vectors and rows were read for so many queries: keep what is mapped of them within the memory budget."""
+        if self._room is not None:
+            self._mapped.after(queries, snapshot, self._room)
+
     def _follow(self, snapshot: Snapshot) -> CoarseIndex:
-        self._coarse = coarse = CoarseIndex.follow(snapshot, self._coarse, self._store.files, self._wish)
+        coarse = self._bring_up(snapshot, self._coarse)
         alive = coarse.everyone.count
         if not self._background.is_busy and alive >= 2 * self._gave_up_at and self._is_due(coarse):
             self._background.start(f"{self._store.files.folder}: making a better coarse index", self._make)
         if self._followed is not None:
             self._followed(snapshot)
+        return coarse
+
+    def _bring_up(self, snapshot: Snapshot, before: CoarseIndex | None) -> CoarseIndex:
+        self._coarse = coarse = CoarseIndex.follow(snapshot, before, self._store.files, self._wish)
+        budget = self._wish.after(coarse.chosen).memory_budget
+        self._room = None if budget is None else budget - coarse.structure.nbytes
         return coarse
 
     def _is_due(self, coarse: CoarseIndex) -> bool:
@@ -162,7 +177,7 @@ class FollowingIndex:
                 structure, choice = make(snapshot, wish, self._background.stopping, sample)
                 made = CoarseIndex.of(structure, choice.as_dict(), snapshot)
             with self._lock.write(), self._store.snapshot() as snapshot:
-                self._coarse = CoarseIndex.follow(snapshot, made, self._store.files, self._wish)
+                self._bring_up(snapshot, made)
             logger.info("%s: the coarse index is %s now: %s", self._store.files.folder, choice.index, choice.why)
             return choice
 

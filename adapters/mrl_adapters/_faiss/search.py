@@ -49,6 +49,7 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
         kept = int(near.counts.sum()) if request.explain else 0
         rerank = Reranker(request, snapshot)
         answers = rerank.rankings(near, None if scores is None else list(scores))
+        index.searched(len(answers), snapshot)
         if not request.explain:
             return answers
         first = StageTrace("coarse", request.stages[0].dims, None, kept, coarse_seconds)
