@@ -10,6 +10,7 @@
 from ._version import __version__
 from .address import Address
 from .backend import Backend, BackendStats, Capabilities
+from .diagnosis import TruncationReport, diagnose
 from .documents import Hit, Row, RowBatch, SearchResult
 from .encoder import Encoder, EncoderCard, as_encoder
 from .errors import MissingExtra, MRLError
@@ -21,6 +22,7 @@ from .moving.reindexing import ReindexReport, reindex
 from .moving.switching import rollback
 from .registry import backend_names, encoder_names, load_encoder, open_backend
 from .retriever import CollectionInfo, MatryoshkaRetriever
+from .rotation import Rotation, fit_rotation
 from .two_stage import Stage
 
 __all__ = [
@@ -38,14 +40,18 @@ __all__ = [
     "MatryoshkaRetriever",
     "MissingExtra",
     "ReindexReport",
+    "Rotation",
     "Row",
     "RowBatch",
     "SearchResult",
     "Stage",
+    "TruncationReport",
     "__version__",
     "as_encoder",
     "backend_names",
+    "diagnose",
     "encoder_names",
+    "fit_rotation",
     "load_encoder",
     "normalize",
     "open_backend",

@@ -63,7 +63,8 @@ def _save(title: str, axis: str, lines: Sequence[Line], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(12, 7), dpi=110)
-    paired = plt.get_cmap("tab20").colors
+    tab20: Any = plt.get_cmap("tab20")
+    paired = tab20.colors
     colours = [*paired[0::2], *paired[1::2]]  # a dark one and its light one far apart
     order = sorted(range(len(lines)), key=lambda i: not lines[i][1])  # ours first in the legend
     others = 0
