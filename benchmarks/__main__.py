@@ -1,14 +1,14 @@
-"""``python -m benchmarks [quality] [speed]``: prints Markdown tables; see docs/benchmarks.md for a kept run."""
+"""``python -m benchmarks [quality] [truncation] [speed]``: prints Markdown tables; docs/benchmarks.md keeps a run."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import quality, speed
+from benchmarks import quality, speed, truncation
 from benchmarks.datasets import require_data
 from benchmarks.report import machine
 
-PARTS = {"quality": quality, "speed": speed}
+PARTS = {"quality": quality, "truncation": truncation, "speed": speed}
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def gather(
         data: uint8, records.
         bounds: uint64, where each record begins; the last one: where the last one ends.
         first: the number of the row with the first record.
-        numbers: of the rows, from ``first`` on, all of which have a record's place.
+        numbers: int64, of the rows.
         sums: uint64, the checksums that the rows' vectors must have.
         sums_from: the number of the vector with the first of them.
         multipliers: of the checksum.
@@ -80,10 +80,12 @@ def gather(
 
     Returns:
         How many bytes there are; if that is more than there is room for, nothing was written. -1 - i: record i is not
-        as it was written. :data:`ABSENT`: one is empty.
+        as it was written. :data:`ABSENT`: one is empty, or has no place here.
     """
     base, size, n = data.ctypes.data, np.uint64(len(data)), len(numbers)
     for i in range(n):
+        if not first <= numbers[i] < first + len(bounds) - 1 or not 0 <= numbers[i] - sums_from < len(sums):
+            return ABSENT
         prefetch(bounds.ctypes.data + 8 * (numbers[i] - first))
     wanted = 0
     for i in range(n):

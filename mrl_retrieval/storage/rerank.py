@@ -143,7 +143,7 @@ def rankings(snapshot: Snapshot, scored: Sequence[Scored], k: int, filter: Filte
     found: list[Ranking] = []
     for start in range(0, len(scored), _TOGETHER):
         best = [each if len(each[0]) <= k else _best_of_ties(snapshot, each, k) for each in scored[start:][:_TOGETHER]]
-        texts = snapshot.texts([number for positions, _, _ in best for number in positions.tolist()])
+        texts = snapshot.texts(best[0][0] if len(best) == 1 else np.concatenate([each[0] for each in best]))
         rows = list(map(Row, *texts[:2], all_decoded(texts.metadatas)))
         if filter is not None and not all(matches(filter, row.id, row.metadata) for row in rows):
             raise CorruptionError(

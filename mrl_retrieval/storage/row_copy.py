@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -29,6 +29,7 @@ from mrl_retrieval.kernels import available
 
 from .checks import Sums, multipliers
 from .files import CollectionFiles, os_errors, publish, temporary
+from .segments import PositionArray
 
 if TYPE_CHECKING:
     from .snapshot import Snapshot, StoredRow
@@ -73,13 +74,13 @@ class RowCopy:
     _records: npt.NDArray[np.uint8]
     _bounds: npt.NDArray[np.uint64]
 
-    def texts(self, numbers: Sequence[int], sums: Sums, sums_from: int) -> RowTexts | None:
-        """Rows that this covers, in the asked order; None: one of them was gone when the file was written.
+    def texts(self, numbers: PositionArray, sums: Sums, sums_from: int) -> RowTexts | None:
+        """Rows in the asked order; None: one of them is not covered, or was gone when the file was written.
 
         Args:
-            numbers: of the rows, at least one.
+            numbers: (n,) of the rows.
             sums: the checksums of the vectors from the number ``sums_from`` on.
-            sums_from: not above any of the numbers.
+            sums_from: see there.
 
         Raises:
             DamagedCopy: one of them is not as it was written.
@@ -88,9 +89,9 @@ class RowCopy:
 
         if self.mapped.size() < len(self.mapped):  # touching what is not there would kill the process
             raise DamagedCopy(f"somebody cut it off at {self.mapped.size()} of {len(self.mapped)} bytes")
-        wanted, room = np.array(numbers, dtype=np.int64), _ROOM
+        room = _ROOM
         places = np.empty((len(numbers), 4), dtype=np.int64)
-        where = self._records, self._bounds, self.first, wanted, sums, sums_from, multipliers(_WORDS)
+        where = self._records, self._bounds, self.first, numbers, sums, sums_from, multipliers(_WORDS)
         while True:
             out = np.empty(room, dtype=np.uint8)
             end = gather(*where, out, places)
@@ -166,15 +167,15 @@ class CopyInUse:
         """A file was written."""
         self._found = (None, None, None)
 
-    def covered(self, snapshot: Snapshot, numbers: Sequence[int]) -> list[int]:
+    def covered(self, snapshot: Snapshot, numbers: PositionArray) -> PositionArray:
         """Those of some row numbers that the copy has a place for."""
         copy = self.of(snapshot)
-        return [] if copy is None else [number for number in numbers if copy.first <= number < copy.end]
+        return numbers[:0] if copy is None else numbers[(numbers >= copy.first) & (numbers < copy.end)]
 
-    def texts(self, snapshot: Snapshot, numbers: Sequence[int]) -> RowTexts | None:
+    def texts(self, snapshot: Snapshot, numbers: PositionArray) -> RowTexts | None:
         """Rows in the asked order; None: they are not all to be had."""
         copy, sums = self.of(snapshot), snapshot.fine.sums
-        if copy is None or sums is None or not numbers or min(numbers) < copy.first or max(numbers) >= copy.end:
+        if copy is None or sums is None:
             return None
         try:
             return copy.texts(numbers, sums, snapshot.fine.first)

@@ -170,21 +170,23 @@ class Snapshot:
         found = self._by_number(numbers, documents=False)
         return [found[number][1] for number in numbers]
 
-    def texts(self, numbers: Sequence[int]) -> RowTexts:
-        """What existing rows say, parallel to their numbers.
+    def texts(self, numbers: npt.ArrayLike) -> RowTexts:
+        """What existing rows say, parallel to their numbers (n,).
 
         Raises:
             CorruptionError: one is not there, or not as it was written.
         """
-        found = self._copy.texts(self, numbers)
+        wanted: PositionArray = np.asarray(numbers, dtype=np.int64)
+        found = self._copy.texts(self, wanted)
         if found is not None:
             return found
-        at_hand = self._copy.covered(self, numbers)
+        at_hand = self._copy.covered(self, wanted)
         some = self._copy.texts(self, at_hand)
-        by_number = {} if some is None else dict(zip(at_hand, zip(*some, strict=True), strict=True))
-        missing = [number for number in numbers if number not in by_number]
+        by_number = {} if some is None else dict(zip(at_hand.tolist(), zip(*some, strict=True), strict=True))
+        asked = wanted.tolist()
+        missing = [number for number in asked if number not in by_number]
         by_number |= {row[0]: row[1:4] for row in self._rows(missing, documents=True)}
-        rows = [by_number[number] for number in numbers]
+        rows = [by_number[number] for number in asked]
         return RowTexts([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def has_all_texts(self) -> bool:

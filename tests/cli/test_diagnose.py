@@ -5,7 +5,22 @@ import json
 
 import pytest
 
-WORDS = ["river", "stone", "commit", "flour", "branch", "vector", "paper", "signal", "harbor", "letter", "garden", "engine", "copper", "orbit"]
+WORDS = [
+    "river",
+    "stone",
+    "commit",
+    "flour",
+    "branch",
+    "vector",
+    "paper",
+    "signal",
+    "harbor",
+    "letter",
+    "garden",
+    "engine",
+    "copper",
+    "orbit",
+]
 
 
 def text(n):

@@ -60,7 +60,7 @@ def assert_same(store, *, from_copy):
         asked = [numbers[i] for i in order]
         found = snapshot.texts(asked)
         assert list(zip(*found, strict=True)) == [expected[i] for i in order]
-        assert (store.row_copy.texts(snapshot, asked) is not None) is from_copy
+        assert (store.row_copy.texts(snapshot, np.array(asked)) is not None) is from_copy
         return found
 
 
