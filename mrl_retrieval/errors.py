@@ -9,6 +9,7 @@
     │   ├── DuplicateIdError             the same id twice in one call
     │   ├── MemoryBudgetError            nothing that was asked for fits the memory budget
     │   ├── FilterError                  unknown operator, wrong operand, order across types
+    │   ├── TruncationError              a prefix that its model was not trained for, with strict=True
     │   ├── TextTooLongError             a text beyond the encoder's context, with on_long="error"
     │   └── AddressError                 a backend address that cannot be read
     ├── UnknownNameError (LookupError)   no backend or encoder of that name
@@ -65,6 +66,7 @@ __all__ = [
     "NothingLearned",
     "PluginError",
     "TextTooLongError",
+    "TruncationError",
     "UnknownNameError",
 ]
 
@@ -105,6 +107,10 @@ class FilterError(InvalidInput):
 
 class TextTooLongError(InvalidInput):
     """A text is longer than the encoder's context and ``on_long="error"`` was asked for."""
+
+
+class TruncationError(InvalidInput):
+    """Embeddings would be cut to a length that their model was not trained for."""
 
 
 class AddressError(InvalidInput):
