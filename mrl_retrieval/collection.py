@@ -42,6 +42,7 @@ class Collection:
         encoder: as :class:`~mrl_retrieval.MatryoshkaRetriever` takes it.
         coarse_dims, fine_dims, stages, dim: what the user gave; used when the collection is made, and held to it
             when it exists.
+        strict: make no collection whose prefixes the encoder's model was not trained for.
 
     Raises:
         CollectionMismatchError, ModelMismatchError: the collection exists and was made otherwise.
@@ -56,8 +57,10 @@ class Collection:
         fine_dims: int | None,
         stages: tuple[Stage, ...] | NotGiven,
         dim: int | None,
+        strict: bool = False,
     ) -> None:
         self.backend = backend
+        self._strict = strict
         self._lock = threading.RLock()
         self._encoder_is_given = encoder is not NOT_GIVEN
         self._encoder = as_encoder(encoder) if self._encoder_is_given and encoder is not None else None
@@ -182,6 +185,11 @@ class Collection:
         encoder = self._encoder
         canaries = None
         if encoder is not None:
+            from .encoders.models import check_truncation, detect  # here: most processes make no collection
+
+            row = detect(encoder)
+            for dims in sorted({coarse, *funnel, fine}):
+                check_truncation(row, dims, strict=self._strict)
             canaries = identity.make_canaries(encoder)
             self._canaries_agree = True
         return Manifest(

@@ -64,6 +64,8 @@ class MatryoshkaRetriever:
         dim: full length of the vectors where ``encoder=None``; not given, the first vector fixes it.
         on_long: what becomes of a text beyond the encoder's context: ``"truncate"`` leaves it to the encoder (and
             warns once), ``"error"`` refuses it, ``"chunk"`` takes the mean of the vectors of its pieces.
+        strict: make no collection at dims that the encoder's model was not trained for, or of which that is not known
+            (``mrl models``): a :class:`~mrl_retrieval.errors.TruncationError` instead of a warning.
         backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
 
     Nothing is created before the first write. What is not given comes from the collection; what is given and
@@ -88,6 +90,7 @@ class MatryoshkaRetriever:
         stages: StageSpec | None = None,
         dim: int | None = None,
         on_long: OnLong = "truncate",
+        strict: bool = False,
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._made = SearchSettings.checked(
@@ -117,6 +120,7 @@ class MatryoshkaRetriever:
                 fine_dims=fine_dims,
                 stages=self._made.stages,
                 dim=dim,
+                strict=strict,
             )
         except BaseException:
             if self._backend is not backend:

@@ -25,6 +25,7 @@ from ._models import about_api, about_plain, about_static, about_trained
 from ._models.detecting import read_folder, read_object
 from ._models.row import Claim, ModelRow, Status
 from ._models.table import rows
+from .hashing import HashingEncoder
 from .model_files import cached_snapshot
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ def _named(name: str) -> ModelRow:
 
 def _of_encoder(encoder: Encoder) -> ModelRow:
     card = encoder.identity
+    if isinstance(encoder, HashingEncoder):  # all components say the same much: a prefix is a shorter one of its kind
+        return ModelRow(name=card.model or "hashing", dim=card.dim, status="native", any_dim=(1, card.dim))
     for name in filter(None, (card.model, card.name)):
         row = _named(name)
         if row.claims:
@@ -206,11 +209,11 @@ def _objection(row: ModelRow, dims: int) -> str | None:
     if row.any_dim:
         return f"the shortest that it allows is {row.any_dim[0]}; take that or more"
     if not row.ladder:
-        return f"at which lengths it was trained is not known; measure on your own texts first, or {_ROTATE}"
+        return f"at which lengths it was trained is not known; {_ROTATE}"
     below, above = [step for step in row.ladder if step < dims], [step for step in row.ladder if step > dims]
     near = " or ".join(str(step) for step in (below[-1:] + above[:1]))
     trained = ", ".join(map(str, row.ladder))
     return f"it was trained for {trained}; take {near}, or measure on your own texts first"
 
 
-_ROTATE = 'pass rotation="auto", which learns from your own texts which directions to keep'
+_ROTATE = "measure it with mrl diagnose on your own texts, which also says whether a rotation helps (docs/rotation.md)"

@@ -189,7 +189,7 @@ def test_encoders_and_other_objects(folder):
     assert detect(Named(name=f"sentence-transformers:{path}")).status == "native"
     row = detect(Named(model="mine", pooling="cls", prompts={"query": "q"}))
     assert (row.name, row.dim, row.status, row.pooling, row.query_prompt) == ("mine", 8, "unknown", "cls", "q")
-    assert detect(HashingEncoder()).status == "unknown"
+    assert (detect(HashingEncoder(64)).status, detect(HashingEncoder(64)).any_dim) == ("native", (1, 64))
     assert detect(len).status == detect([]).status == detect(object()).status == "unknown"
 
 

@@ -207,7 +207,7 @@ def test_every_other_length_is_a_warning_once_or_an_error(row, said):
     for _ in range(3):
         check_truncation(row, dims)
     assert len(said()) == 1 and row.name in said()[0] and f"{dims} of {row.dim}" in said()[0]
-    assert ('rotation="auto"' in said()[0]) == (row.status in ("none", "unknown") or not (row.ladder or row.any_dim))
+    assert ("mrl diagnose" in said()[0]) == (row.status in ("none", "unknown") or not (row.ladder or row.any_dim))
     with pytest.raises(TruncationError, match=re.escape(said()[0])):
         check_truncation(row, dims, strict=True)
     check_truncation(row, dims)
