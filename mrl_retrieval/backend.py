@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from .address import Address
 from .documents import Row, RowBatch
-from .errors import CollectionNotFound, NothingLearned
+from .errors import CollectionNotFound, NothingLearned, NotSupported
 from .filters import Filter, IdIn, leaves, matches
 from .manifest import Manifest
 from .matryoshka import FloatArray
@@ -77,6 +77,8 @@ class Capabilities:
     """How fine vectors are stored."""
     quantization: frozenset[str] = frozenset()
     """Ways to store the coarse vectors smaller, as the option ``coarse_quantization`` takes them."""
+    attachments: bool = False
+    """Keeps blobs beside the rows: ``write_attachment``, ``read_attachment``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,41 @@ class Backend(ABC):
     @abstractmethod
     def drop(self) -> None:
         """Remove the collection with everything in it; no error if it is not there. Others stay."""
+
+    # -- attachments ---------------------------------------------------------------------------------------
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """Keep ``content`` with the collection, in place of what had this name: whole or not at all, durable and
+        visible to every reader on return. It goes with the collection: ``drop`` removes it, a backup holds it.
+
+        Names and sizes are checked by :func:`~mrl_retrieval.attachments.seal`, which also adds a checksum.
+
+        Args:
+            name: ASCII letters, digits and hyphens, 40 at most.
+            content: 32 MiB at most.
+
+        Raises:
+            InvalidInput: name or content cannot be used.
+            CollectionNotFound: there is no collection.
+            NotSupported: ``capabilities.attachments`` is False.
+        """
+        raise self._no_attachments()
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """What was last written under this name; None where there is nothing, or no collection.
+
+        Raises:
+            CorruptionError: it is not as it was written.
+            InvalidInput: no attachment can have this name.
+            NotSupported: ``capabilities.attachments`` is False.
+        """
+        raise self._no_attachments()
+
+    def _no_attachments(self) -> NotSupported:
+        return NotSupported(
+            f"the backend at {self.address} keeps no attachments (capabilities.attachments is False, True is needed): "
+            "use a backend that does, or a newer version of this one"
+        )
 
     # -- rows ----------------------------------------------------------------------------------------------
 

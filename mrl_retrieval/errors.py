@@ -29,6 +29,7 @@
     │   └── CorruptionError              stored data fails its checksum
     └── BackendError                     the database failed; its own words are in the message
         ├── BackendUnavailable           it cannot be reached, or answered too late
+        ├── NotSupported                 this backend does not do what was asked
         └── LockTimeout (TimeoutError)   another writer held the lock too long
 
 A client library's own exception is never let through: an adapter maps it in one place and chains it with
@@ -63,6 +64,7 @@ __all__ = [
     "NewerFormatError",
     "NonFiniteError",
     "NotACollection",
+    "NotSupported",
     "NothingLearned",
     "PluginError",
     "TextTooLongError",
@@ -196,6 +198,10 @@ class BackendError(MRLError):
 
 class BackendUnavailable(BackendError):
     """The database cannot be reached or did not answer in time."""
+
+
+class NotSupported(BackendError):
+    """This backend does not do what was asked; its ``capabilities`` say so beforehand."""
 
 
 class LockTimeout(BackendError, TimeoutError):

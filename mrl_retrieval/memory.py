@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .address import Address
+from .attachments import checked_name, seal
 from .backend import Backend, BackendStats, Capabilities
 from .documents import Row, RowBatch
 from .errors import BackendError, ConflictError, InvalidInput
@@ -31,6 +32,7 @@ class _Table:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.rows: dict[str, Row] = {}
+        self.attachments: dict[str, bytes] = {}
         self.arrays: tuple[list[str], FloatArray, FloatArray] | None = None
 
     def matrices(self) -> tuple[list[str], FloatArray, FloatArray]:
@@ -49,7 +51,7 @@ _SHARED_LOCK = threading.RLock()
 class MemoryBackend(Backend):
     """Rows in a dict, vectors in matrices."""
 
-    capabilities = Capabilities(transactions=True, exact_search=True, filter_operators=OPERATORS)
+    capabilities = Capabilities(transactions=True, exact_search=True, filter_operators=OPERATORS, attachments=True)
 
     def __init__(self, address: Address, tables: dict[str, _Table]) -> None:
         super().__init__(address)
@@ -101,6 +103,16 @@ class MemoryBackend(Backend):
         with _SHARED_LOCK:
             self._tables.pop(self.address.collection, None)
             self._manifest = None
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        seal(name, content)  # for its checks: memory needs no checksum
+        with _SHARED_LOCK:
+            self._table.attachments[name] = content
+
+    def read_attachment(self, name: str) -> bytes | None:
+        checked_name(name)
+        table = self._tables.get(self.address.collection)
+        return None if table is None else table.attachments.get(name)
 
     def upsert(self, batch: RowBatch) -> None:
         rows = [

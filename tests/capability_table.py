@@ -40,6 +40,7 @@ ROWS: list[tuple[str, Callable[[Capabilities], str]]] = [
     ("coarse stage may miss some", lambda c: _yes(c.approximate_coarse)),
     ("`recall=` in a search", lambda c: _yes(c.depth_by_query)),
     ("full vectors stored as", lambda c: c.vector_dtype),
+    ("attachments", lambda c: _yes(c.attachments)),
     ("coarse vectors quantised", lambda c: _listed(c.quantization - {"none"})),
     ("filters resolved outside", lambda c: _listed(OPERATORS - _REWRITTEN - c.filter_operators)),
 ]
