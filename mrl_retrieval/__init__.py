@@ -19,6 +19,7 @@ from .manifest import Manifest
 from .matryoshka import normalize, prefix
 from .moving.copying import CopyReport
 from .moving.reindexing import ReindexReport, reindex
+from .moving.rotating import RotateReport, rotate
 from .moving.switching import rollback
 from .registry import backend_names, encoder_names, load_encoder, open_backend
 from .retriever import CollectionInfo, MatryoshkaRetriever
@@ -40,6 +41,7 @@ __all__ = [
     "MatryoshkaRetriever",
     "MissingExtra",
     "ReindexReport",
+    "RotateReport",
     "Rotation",
     "Row",
     "RowBatch",
@@ -59,4 +61,5 @@ __all__ = [
     "prefix",
     "reindex",
     "rollback",
+    "rotate",
 ]

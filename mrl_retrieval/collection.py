@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from . import identity
+from . import identity, rotations
 from ._version import __version__
 from .backend import Backend
 from .encoder import Encoder, as_encoder
@@ -22,7 +22,9 @@ from .errors import (
 )
 from .generations import check_stays
 from .manifest import Manifest
+from .matryoshka import FloatArray
 from .registry import load_encoder
+from .rotation import Rotation
 from .settings import NOT_GIVEN, NotGiven, check_dims, check_positive, resolve_dims
 from .two_stage import Stage
 
@@ -43,6 +45,7 @@ class Collection:
         coarse_dims, fine_dims, stages, dim: what the user gave; used when the collection is made, and held to it
             when it exists.
         strict: make no collection whose prefixes the encoder's model was not trained for.
+        rotation: of a collection that is made; of one that exists, what it has to have.
 
     Raises:
         CollectionMismatchError, ModelMismatchError: the collection exists and was made otherwise.
@@ -58,9 +61,14 @@ class Collection:
         stages: tuple[Stage, ...] | NotGiven,
         dim: int | None,
         strict: bool = False,
+        rotation: Rotation | None = None,
     ) -> None:
         self.backend = backend
         self._strict = strict
+        if rotation is not None and not isinstance(rotation, Rotation):
+            raise InvalidInput(f"rotation is {type(rotation).__name__}; pass what fit_rotation(encoder, texts) gives")
+        self._given_rotation = rotation
+        self._rotation: Rotation | None = None
         self._lock = threading.RLock()
         self._encoder_is_given = encoder is not NOT_GIVEN
         self._encoder = as_encoder(encoder) if self._encoder_is_given and encoder is not None else None
@@ -131,6 +139,21 @@ class Collection:
                     self._canaries_agree = True
         return encoder
 
+    def turned(self, vectors: FloatArray) -> FloatArray:
+        """Full vectors (N, D) as the collection stores them: rotated, where it has a rotation."""
+        manifest = self.manifest
+        return vectors if manifest is None or manifest.rotation is None else self._rotation_of(manifest).apply(vectors)
+
+    def turned_back(self, vectors: FloatArray) -> FloatArray:
+        """Stored vectors (N, D) as they were given."""
+        manifest = self.manifest
+        return vectors if manifest is None or manifest.rotation is None else self._rotation_of(manifest).undo(vectors)
+
+    def _rotation_of(self, manifest: Manifest) -> Rotation:
+        if self._rotation is None:
+            self._rotation = rotations.load(self.backend, manifest)
+        return self._rotation
+
     def check_current(self, *, writing: bool) -> None:
         """Look whether the collection is still the one this object knows.
 
@@ -168,6 +191,8 @@ class Collection:
                 made = self._new_manifest(dim)
                 try:
                     self.backend.write_manifest(made, None)
+                    if self._given_rotation is not None:
+                        rotations.save(self.backend, self._given_rotation)
                 except ConflictError:
                     # Somebody else made it between our look and our write: then it has to fit, like any other.
                     found = self.backend.read_manifest()
@@ -188,15 +213,19 @@ class Collection:
             from .encoders.models import check_truncation, detect  # here: most processes make no collection
 
             row = detect(encoder)
-            for dims in sorted({coarse, *funnel, fine}):
+            # What a rotation orders by energy was not trained for anything.
+            for dims in () if self._given_rotation is not None else sorted({coarse, *funnel, fine}):
                 check_truncation(row, dims, strict=self._strict)
             canaries = identity.make_canaries(encoder)
             self._canaries_agree = True
+        if self._given_rotation is not None:
+            rotations.check_fits(self._given_rotation, self.backend, dim, fine)
         return Manifest(
             dim=dim,
             coarse_dims=coarse,
             fine_dims=fine,
             funnel_dims=funnel,
+            rotation=None if self._given_rotation is None else rotations.told(self._given_rotation),
             encoder=None if encoder is None else encoder.identity,
             canaries=canaries,
             created_with=__version__,
@@ -212,6 +241,8 @@ class Collection:
                 manifest.origin.get("source"),
             )
         check_dims(manifest, self._coarse_dims, self._fine_dims, self._stages, self._dim, self.where)
+        if self._given_rotation is not None:
+            rotations.hold_to(self._given_rotation, self.backend, manifest)
         if self._encoder is not None:
             identity.check_card(manifest, self._encoder, self.where)
             if manifest.encoder is None:

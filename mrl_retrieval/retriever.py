@@ -23,10 +23,11 @@ from .generations import open_current
 from .indexing import input_batches
 from .long_texts import OnLong, TextEncoding
 from .manifest import Manifest
-from .matryoshka import as_vectors, number_of_axes, prefix
+from .matryoshka import FloatArray, as_vectors, number_of_axes, prefix
 from .moving.copying import CopyReport, copy_collection
 from .progress import progress_report
 from .registry import open_backend
+from .rotation import Rotation
 from .searching import PreparedSearch, PreparedSearches, SearchOptions
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
 from .writing import Writer
@@ -66,6 +67,9 @@ class MatryoshkaRetriever:
             warns once), ``"error"`` refuses it, ``"chunk"`` takes the mean of the vectors of its pieces.
         strict: make no collection at dims that the encoder's model was not trained for, or of which that is not known
             (``mrl models``): a :class:`~mrl_retrieval.errors.TruncationError` instead of a warning.
+        rotation: what :func:`~mrl_retrieval.fit_rotation` gives: vectors are stored rotated, so that prefixes of models
+            that were not trained for them say more. Part of the collection from then on, and not to be given again;
+            vectors that are given or asked for are never rotated ones.
         backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
 
     Nothing is created before the first write. What is not given comes from the collection; what is given and
@@ -91,6 +95,7 @@ class MatryoshkaRetriever:
         dim: int | None = None,
         on_long: OnLong = "truncate",
         strict: bool = False,
+        rotation: Rotation | None = None,
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._made = SearchSettings.checked(
@@ -121,6 +126,7 @@ class MatryoshkaRetriever:
                 stages=self._made.stages,
                 dim=dim,
                 strict=strict,
+                rotation=rotation,
             )
         except BaseException:
             if self._backend is not backend:
@@ -267,7 +273,7 @@ class MatryoshkaRetriever:
         if search is None or not texts:
             return [SearchResult() for _ in texts]
         encoder = self._collection.verified_encoder()
-        return search.run(self._backend, self._encode(encoder, texts, queries=True, kwargs=encode_kwargs))
+        return self._run(search, self._encode(encoder, texts, queries=True, kwargs=encode_kwargs))
 
     def search_by_vector(
         self, vector: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
@@ -279,7 +285,7 @@ class MatryoshkaRetriever:
             )
         search = self._prepare(top_k, options)
         query = as_vectors(vector, dim=None if search is None else search.manifest.dim, what="query vectors")
-        return SearchResult() if search is None else search.run(self._backend, query)[0]
+        return SearchResult() if search is None else self._run(search, query)[0]
 
     def search_batch_by_vector(
         self, vectors: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
@@ -291,7 +297,7 @@ class MatryoshkaRetriever:
         if isinstance(vectors, Sized) and number_of_axes(vectors, "query vectors") and len(vectors) == 0:
             return []
         queries = as_vectors(vectors, dim=None if search is None else search.manifest.dim, what="query vectors")
-        return [SearchResult() for _ in queries] if search is None else search.run(self._backend, queries)
+        return [SearchResult() for _ in queries] if search is None else self._run(search, queries)
 
     def get(self, ids: Iterable[str | int], *, vectors: bool = False) -> list[Row | None]:
         """Rows by id, in the asked order, None where unknown; with ``vectors`` their stored vectors too."""
@@ -299,7 +305,10 @@ class MatryoshkaRetriever:
         if not wanted or not self.manifest:
             return [None] * len(wanted)
         self._collection.check_current(writing=False)
-        return self._backend.get(wanted, vectors=vectors)
+        rows = self._backend.get(wanted, vectors=vectors)
+        if vectors and self.manifest.rotation is not None:
+            rows = [row and self._turned_back(row) for row in rows]
+        return rows
 
     def count(self, filter: Mapping[str, Any] | Filter | None = None) -> int:
         """How many rows there are, or match."""
@@ -352,7 +361,9 @@ class MatryoshkaRetriever:
             texts = [check_query(text, i) for i, text in enumerate(queries)]
             queries = self._encode(self._collection.verified_encoder(), texts, queries=True)
         vectors = as_vectors(queries, dim=manifest.dim, what="query vectors")
-        return cast("LearnedDepth", self._backend.learn_depth(prefix(vectors, manifest.fine_dims), k))
+        return cast(
+            "LearnedDepth", self._backend.learn_depth(prefix(self._collection.turned(vectors), manifest.fine_dims), k)
+        )
 
     def copy_to(
         self,
@@ -422,6 +433,14 @@ class MatryoshkaRetriever:
 
     def __repr__(self) -> str:
         return f"MatryoshkaRetriever({str(self._backend.address)!r})"
+
+    def _run(self, search: PreparedSearch, vectors: FloatArray) -> list[SearchResult]:
+        return search.run(self._backend, self._collection.turned(vectors))
+
+    def _turned_back(self, row: Row) -> Row:
+        if row.vector is None:
+            return row
+        return Row(row.id, row.document, row.metadata, self._collection.turned_back(row.vector[None])[0])
 
     def _prepare(self, top_k: int | NotGiven, options: SearchOptions) -> PreparedSearch | None:
         prepared = self._searches.prepare(self._collection.manifest, top_k, options)

@@ -93,7 +93,7 @@ class Writer:
             ids=[batch.ids[i] for i in kept],
             documents=[batch.documents[i] for i in kept],
             metadatas=[batch.metadatas[i] for i in kept],
-            vectors=prefix(vectors, manifest.fine_dims),
+            vectors=prefix(self._collection.turned(vectors), manifest.fine_dims),
             has_vector=batch.has_vector[kept],
         )
         repeated(

@@ -13,6 +13,7 @@ from ..errors import ConflictError, InvalidInput
 from ..generations import check_stays
 from ..manifest import Manifest
 from ..matryoshka import FloatArray
+from ..rotations import check_fits, load, save
 from .passes import Mover, Progress, bring_over, equal_json
 
 __all__ = ["CopyReport", "copy_collection", "loss"]
@@ -73,7 +74,11 @@ def copy_collection(
     lossy = loss(source, target)
     if lossy and not allow_lossy:
         raise InvalidInput(f"{lossy}; allow_lossy=True (--allow-lossy) copies all the same")
+    if manifest.rotation is not None:
+        check_fits(load(source, manifest), target, manifest.dim, manifest.fine_dims)
     started = _begin(source, target, manifest)
+    if manifest.rotation is not None:
+        save(target, load(source, manifest))
     mover = _Copy(_PRECISION.get(target.capabilities.vector_dtype, _PRECISION["float32"]))
     moved = bring_over(source, target, mover, batch_size=batch_size, started=started, progress=progress)
     made = target.read_manifest()

@@ -179,7 +179,8 @@ def _target_name(
         with open_backend(base.address.with_collection(name), **(options or {})) as one:
             manifest = one.read_manifest()
         origin = (manifest.origin if manifest else None) or {}
-        if manifest is not None and not origin.get("complete", True) and origin.get("source_id") == source_id:
+        unfinished = not origin.get("complete", True) and not origin.get("rotating")
+        if manifest is not None and unfinished and origin.get("source_id") == source_id:
             try:
                 identity.check_card(manifest, encoder, str(one.address))
                 identity.check_canaries(manifest, encoder, str(one.address))

@@ -1,0 +1,84 @@
+"""Where a collection keeps its rotation: the matrix in an attachment, its fingerprint in the manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .backend import Backend
+from .errors import CollectionMismatchError, CorruptionError, DimensionError, NotSupported
+from .manifest import Manifest
+from .rotation import Rotation
+
+__all__ = ["ATTACHMENT", "check_fits", "hold_to", "load", "save", "told"]
+
+ATTACHMENT = "rotation"
+"""Name of the attachment that holds the matrix."""
+
+
+def told(rotation: Rotation) -> dict[str, Any]:
+    """What the manifest says of a rotation."""
+    return {"fingerprint": rotation.fingerprint, "fitted_on": rotation.fitted_on}
+
+
+def save(backend: Backend, rotation: Rotation) -> None:
+    """Keep the matrix with the collection."""
+    backend.write_attachment(ATTACHMENT, rotation.to_bytes())
+
+
+def load(backend: Backend, manifest: Manifest) -> Rotation:
+    """The rotation that the manifest tells of.
+
+    Raises:
+        CorruptionError: it is missing or damaged, or another one.
+    """
+    content = backend.read_attachment(ATTACHMENT)
+    if content is None:
+        raise CorruptionError(
+            f"{backend.address} has a rotation ({_fingerprint(manifest)}), but its matrix is missing: whoever made the "
+            "collection was interrupted. Open it with the same rotation= again, or drop it"
+        )
+    rotation = Rotation.from_bytes(content)
+    if rotation.fingerprint != _fingerprint(manifest):
+        raise CorruptionError(
+            f"the rotation kept with {backend.address} is {rotation.fingerprint}, expected {_fingerprint(manifest)}: "
+            "restore the collection from a backup"
+        )
+    return rotation
+
+
+def check_fits(rotation: Rotation, backend: Backend, dim: int, fine_dims: int) -> None:
+    """Whether a collection of these dims can be made with a rotation.
+
+    Raises:
+        DimensionError: it is for vectors of another length, or they are not stored whole.
+        NotSupported: the backend keeps no attachments.
+    """
+    if rotation.dim != dim:
+        raise DimensionError(f"the rotation is for vectors of {rotation.dim} components, these have {dim}")
+    if fine_dims != dim:
+        raise DimensionError(
+            f"fine_dims={fine_dims} of {dim}: a collection with a rotation stores vectors whole, since a part of one "
+            "cannot be turned back; leave fine_dims out"
+        )
+    if not backend.capabilities.attachments:
+        raise NotSupported(f"the backend at {backend.address} cannot keep a rotation with its collections")
+
+
+def hold_to(rotation: Rotation, backend: Backend, manifest: Manifest) -> None:
+    """Compare a rotation that was given with that of a collection that exists. Finishes an interrupted making.
+
+    Raises:
+        CollectionMismatchError: it has another one, or none.
+    """
+    if manifest.rotation is None or rotation.fingerprint != _fingerprint(manifest):
+        there = "none" if manifest.rotation is None else _fingerprint(manifest)
+        raise CollectionMismatchError(
+            f"{backend.address} was made with the rotation {there}, this one is {rotation.fingerprint}: leave "
+            "rotation= out, or store it anew with rotate()"
+        )
+    if backend.read_attachment(ATTACHMENT) is None:
+        save(backend, rotation)
+
+
+def _fingerprint(manifest: Manifest) -> str:
+    return str((manifest.rotation or {}).get("fingerprint"))
