@@ -7,8 +7,8 @@
     python -m tests.crash --backend pgvector --rounds 20        one that is a server; chroma-server is another
     python -m tests.crash --address 'qdrant+http://localhost:6333?collection=crash' --rounds 20
 
-The writer is a process of its own that upserts, overwrites and deletes through :class:`MatryoshkaRetriever`, and compacts
-where the backend can. It says what it is about to do, and what was done. After each kill everything is read back
+The writer is a process of its own that upserts, overwrites and deletes through :class:`MatryoshkaRetriever`, replaces
+an attachment where the backend keeps any, and compacts where it can. It says what it is about to do, and what was done. After each kill everything is read back
 through the public API: every acknowledged row is there in its last version, with the text, metadata and vector of that
 version, is found by that vector, and is there once; what was under way when the writer died is there whole or not at
 all, and all of a batch or none of it where the backend declares transactions.
@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from mrl_retrieval import MatryoshkaRetriever
+from mrl_retrieval.backend import Backend
 from mrl_retrieval.registry import open_backend
 from tests.postgres_server import PASSWORD, USER, run_postgres
 from tests.servers import run_chroma
@@ -43,6 +44,7 @@ UNIVERSE = 160
 BATCH = 7
 # Written too seldom to be overwritten: there must be rows that only compaction touches.
 GROUPS = 12
+ATTACHMENT = "rotation"
 
 Version = int | None
 """None: not there."""
@@ -58,6 +60,11 @@ def vector_of(number: int, version: int) -> np.ndarray | None:
 
 def text_of(number: int, version: int) -> str:
     return f"row {number} version {version} " * (1 + (number + version) % 40)
+
+
+def attachment_of(version: int) -> bytes:
+    """Of up to 300 kB: in some databases one piece, in others several."""
+    return np.random.default_rng(version).integers(256, size=version * 7919 % 300_000, dtype=np.uint8).tobytes()
 
 
 def metadata_of(number: int, version: int) -> dict[str, Any]:
@@ -77,8 +84,10 @@ def write(address: str, options: dict[str, Any], seed: int, version: int) -> Non
     say(["ready"])
     while True:
         version += 1
-        what = generator.choices(["put", "gone", "compact", "flush"], [12, 4, 1, 1])[0]
+        what = generator.choices(["put", "gone", "compact", "flush", "attach"], [12, 4, 1, 1, 3])[0]
         if what == "compact" and not hasattr(backend, "compact"):
+            continue
+        if what == "attach" and (not backend.capabilities.attachments or backend.read_manifest() is None):
             continue
         low = generator.randrange(GROUPS) * UNIVERSE // GROUPS
         rows = sorted(generator.sample(range(low, low + UNIVERSE // GROUPS), generator.randint(1, BATCH)))
@@ -95,6 +104,8 @@ def write(address: str, options: dict[str, Any], seed: int, version: int) -> Non
             retriever.delete(rows)
         elif what == "compact":
             backend.compact()
+        elif what == "attach":
+            backend.write_attachment(ATTACHMENT, attachment_of(version))
         else:
             retriever.flush()
         say([what, rows, version, "done"])
@@ -114,6 +125,10 @@ class Log:
 
     acknowledged: dict[int, Version] = field(default_factory=dict)
     under_way: tuple[list[int], Version] | None = None
+    attached: Version = None
+    """Version of the attachment that was acknowledged."""
+    attaching: Version = None
+    """And the one that was under way when the writer died."""
     version: int = 0
     done: int = 0
     cut_short: bool = False
@@ -128,10 +143,13 @@ class Log:
             self.version = version
             state = (rows, version if what == "put" else None)
             self.under_way = state if phase == "begin" else None
+            self.attaching = version if what == "attach" and phase == "begin" else None
             if phase == "done":
                 self.done += 1
                 if what in ("put", "gone"):
                     self.acknowledged.update(dict.fromkeys(rows, state[1]))
+                elif what == "attach":
+                    self.attached = version
 
     def settle(self, found: dict[int, int]) -> None:
         """What was under way is over: what is there now is the state from here on."""
@@ -174,8 +192,12 @@ def check(address: str, options: dict[str, Any], log: Log) -> None:
             report = verify()
             assert report.ok, report.problems
         transactions = backend.capabilities.transactions
+        if backend.capabilities.attachments:
+            check_attachment(backend, log)
         if not transactions:
             backend.repair()
+        if backend.capabilities.attachments:
+            check_attachment(backend, log)
         with MatryoshkaRetriever(None, backend) as retriever:
             found = read_back(retriever)
             check_versions(found, log, transactions)
@@ -221,6 +243,19 @@ def check_versions(found: dict[int, int], log: Log, transactions: bool) -> None:
     kept = [number for number in rows if number not in changed and log.acknowledged.get(number) != new]
     assert not transactions or not changed or not kept, (
         f"half a batch is in: {sorted(changed)}, without {kept} ({log.under_way})"
+    )
+
+
+def check_attachment(backend: Backend, log: Log) -> None:
+    """It is the acknowledged version, or the one that was under way, whole; what it is now is acknowledged."""
+    found = backend.read_attachment(ATTACHMENT)
+    for version in (log.attached, log.attaching):
+        if found == (None if version is None else attachment_of(version)):
+            log.attached, log.attaching = version, None
+            return
+    raise AssertionError(
+        f"the attachment has {'no' if found is None else len(found)} bytes, expected those of version {log.attached} "
+        f"or {log.attaching}"
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal_text
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import BackendError, CollectionNotFound, FilterError, InvalidInput, MRLError
@@ -30,7 +31,9 @@ from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.two_stage import Candidates
 
+from . import _pieces
 from ._chroma import filters
+from ._chroma.blobs import BlobRecords
 from ._chroma.client import Connection
 from ._chroma.collections import Collections, Pair
 from ._chroma.options import GRAPH, NAMES, checked_graph
@@ -73,7 +76,7 @@ class ChromaBackend(Backend):
     collection is made; for a server also ``api_key``, ``headers``, ``tenant``, ``database`` and ``timeout`` (seconds).
     """
 
-    capabilities = Capabilities(filter_operators=filters.OPERATORS, approximate_coarse=True)
+    capabilities = Capabilities(filter_operators=filters.OPERATORS, approximate_coarse=True, attachments=True)
     options = NAMES
 
     def __init__(self, address: Address, connection: Connection, graph: dict[str, int]) -> None:
@@ -124,6 +127,21 @@ class ChromaBackend(Backend):
             finally:
                 self._searcher.forget()
 
+    def write_attachment(self, name: str, content: bytes) -> None:
+        sealed = seal_text(name, content)
+        with self._write_lock, self._connection.errors("writing an attachment"):
+            blobs = self._collections.blobs(make=True)
+            if blobs is None:
+                raise self._not_there()
+            _pieces.write(BlobRecords(blobs), name, sealed)
+
+    @_read_again
+    def read_attachment(self, name: str) -> bytes | None:
+        checked_name(name)
+        with self._connection.errors("reading an attachment"):
+            blobs = self._collections.blobs(make=False)
+            return None if blobs is None else _pieces.read(BlobRecords(blobs), name, self.address)
+
     @property
     def _write_lock(self) -> threading.RLock:
         return write_lock(self._connection.key, self.address.collection)
@@ -136,9 +154,12 @@ class ChromaBackend(Backend):
         """
         pair = self._collections.pair()
         if pair is None:
-            self._manifest = None
-            raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
+            raise self._not_there()
         return pair
+
+    def _not_there(self) -> CollectionNotFound:
+        self._manifest = None
+        return CollectionNotFound(f"there is no collection at {self.address}; index something first")
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -167,6 +188,8 @@ class ChromaBackend(Backend):
         with self._write_lock, self._connection.errors("repairing"):
             removed, lost = self._rows.repair()
             self._collections.drop_orphans()
+            if (blobs := self._collections.blobs(make=False)) is not None:
+                removed += _pieces.clear(BlobRecords(blobs))
         logger.info("%s: removed %d records of interrupted writes", self.address, removed)
         if lost:
             logger.warning("%s: %d rows have no full vector; index them again", self.address, lost)

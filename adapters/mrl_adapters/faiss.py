@@ -72,6 +72,7 @@ class FaissBackend(Backend):
         approximate_coarse=True,
         depth_by_query=True,
         vector_dtype="float16",
+        attachments=True,
     )
     options: ClassVar[frozenset[str]] = frozenset(
         {"compact_at", "exact_copy", "fine_dtype", "index", "lock_timeout", "memory_budget", "probes", "row_copy"}
@@ -170,6 +171,14 @@ class FaissBackend(Backend):
             self._wrote = False
             self._store.drop()
             self._manifest = None
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """See :meth:`Backend.write_attachment`. One transaction."""
+        self._store.write_attachment(name, content)
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """See :meth:`Backend.read_attachment`."""
+        return self._store.read_attachment(name)
 
     # -- rows ----------------------------------------------------------------------------------------------
 

@@ -97,10 +97,13 @@ def run_repair(arguments: argparse.Namespace, output: Output) -> int:
         output.line(f"{plural(report.unaccounted, 'row')} more were there, of which not even the id is known.")
     if report.lost_commits:
         output.line(f"The last {plural(report.lost_commits, 'commit')} are lost.")
+    if report.lost_attachments:
+        output.line(f"{plural(len(report.lost_attachments), 'attachment')} lost: write these again:")
+        _list(output, report.lost_attachments)
     if report.quarantine is not None:
         output.line(f"The old files, and damaged rows as rows.jsonl, are in {report.quarantine}.")
     lost = report.without_vector or report.quarantined or report.lost or report.unaccounted or report.lost_commits
-    return 1 if lost else 0
+    return 1 if lost or report.lost_attachments else 0
 
 
 def run_compact(arguments: argparse.Namespace, output: Output) -> int:

@@ -17,6 +17,7 @@ from mrl_retrieval.errors import (
 )
 
 from . import compaction
+from .attachments import SETTINGS
 from .database import RESTORE, Connections, schema_version, sqlite_errors
 from .files import CollectionFiles, check_place, os_errors, sweep_temporaries
 from .forks import register
@@ -288,7 +289,7 @@ class OpenCollection:
         """The segments that belong to what the connection reads; made anew if the collection was."""
         segments = self._segments
         if segments is None or segments.layout.collection_id != state.collection_id:
-            meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+            meta = dict(connection.execute(SETTINGS).fetchall())
             try:
                 dtype, dims, each = meta["fine_dtype"], int(meta["fine_dims"]), int(meta["rows_per_segment"])
                 layout = SegmentFormat(dtype, dims, each, state.collection_id)

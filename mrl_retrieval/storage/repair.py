@@ -21,6 +21,7 @@ import numpy as np
 from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.manifest import Manifest
 
+from .attachments import copy_sound
 from .checks import as_int64, text_crc, vector_sums
 from .database import SCHEMA
 from .files import CollectionFiles, os_errors, sync_folder, temporary, write_atomically
@@ -68,6 +69,8 @@ class RepairReport:
     """Rows that were there, and of which not even the id is known."""
     lost_commits: int = 0
     """How many of the last commits the database does not know any more."""
+    lost_attachments: tuple[str, ...] = ()
+    """Names of attachments that were damaged, as far as they can be read: write these again."""
     quarantine: Path | None = None
     """Where the old files and ``rows.jsonl``, the damaged rows, are now."""
     index_rebuilt: bool = False
@@ -92,6 +95,7 @@ class _Made:
     lost: tuple[str, ...]
     unaccounted: int
     lost_commits: int
+    lost_attachments: tuple[str, ...]
 
 
 def rebuild(files: CollectionFiles, problems: Sequence[Problem]) -> RepairReport:
@@ -133,6 +137,7 @@ def rebuild(files: CollectionFiles, problems: Sequence[Problem]) -> RepairReport
         lost=made.lost,
         unaccounted=made.unaccounted,
         lost_commits=made.lost_commits,
+        lost_attachments=made.lost_attachments,
         quarantine=aside,
     )
 
@@ -165,6 +170,7 @@ def _copy(
         for statement in SCHEMA:
             connection.execute(statement)
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+        lost_attachments = copy_sound(old, connection)
         transaction = Transaction(connection, start, Segments(files.segments, layout), [])
         transaction.number_segments_after(vectors.last_number)
         pending: list[SalvagedRow] = []
@@ -189,7 +195,7 @@ def _copy(
     lost = tuple(id for id, row in by_id.items() if id not in kept.ids and row not in damaged)
     missing = 0 if state is None else state.rows - len(kept.ids) - len(kept.damaged) - len(lost)
     commits = 0 if state is None else max(0, known - found)
-    return _Made(transaction.state, kept, lost, max(0, missing), commits)
+    return _Made(transaction.state, kept, lost, max(0, missing), commits, lost_attachments)
 
 
 def _write(

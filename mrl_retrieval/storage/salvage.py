@@ -17,6 +17,7 @@ import numpy as np
 from mrl_retrieval.errors import CorruptionError, MRLError
 from mrl_retrieval.manifest import Manifest
 
+from .attachments import SETTINGS, is_attachment
 from .checks import row_crc, text_crc, vector_sums
 from .database import SCHEMA_VERSION
 from .files import CollectionFiles
@@ -52,14 +53,14 @@ def read_meta(connection: sqlite3.Connection, files: CollectionFiles) -> dict[st
         CorruptionError: neither can be read.
     """
     with contextlib.suppress(sqlite3.Error, MRLError, KeyError, ValueError, TypeError):
-        meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        meta = dict(connection.execute(SETTINGS).fetchall())
         layout_of(meta, Manifest.loads(meta["manifest"]))
         return meta
     copy = load_copy(files.copy)
     if copy is not None:
         with contextlib.suppress(MRLError, KeyError, ValueError):
             layout_of(copy, Manifest.loads(copy["manifest"]))
-            return copy
+            return {key: value for key, value in copy.items() if not is_attachment(key)}
     raise CorruptionError(
         f"{files.database} does not say any more what the collection is, nor does {files.copy}, expected one of them "
         "to. It cannot be repaired: restore it from a backup"

@@ -18,6 +18,7 @@ from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.filters import Filter
 from mrl_retrieval.manifest import Manifest
 
+from . import attachments
 from .checks import are_sound
 from .database import RESTORE
 from .masks import MaskCache, mask_key
@@ -103,6 +104,10 @@ class Snapshot:
             ManifestError: it is damaged.
         """
         return read_manifest(self._connection)
+
+    def attachment(self, name: str) -> str | None:
+        """An attachment as it is stored in this commit, unchecked; None where there is none of this name."""
+        return attachments.read(self._connection, name)
 
     # -- which rows ----------------------------------------------------------------------------------------
 

@@ -15,10 +15,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from mrl_retrieval.attachments import checked_name, seal_text, unseal_text
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.errors import CollectionMismatchError, CollectionNotFound, ConflictError, CorruptionError
 from mrl_retrieval.manifest import Manifest
 
+from . import attachments
+from .attachments import SETTINGS
 from .checks import as_int64, text_crc, vector_sums
 from .database import SCHEMA
 from .files import check_place, sync_folder
@@ -97,7 +100,7 @@ class Store(Upkeep):
                     )
             connection.execute("UPDATE meta SET value = ? WHERE key = 'manifest'", (manifest.dumps(),))
             transaction.state = replace(transaction.state, coarse_dims=manifest.coarse_dims)
-            save_copy(self.files.copy, dict(connection.execute("SELECT key, value FROM meta").fetchall()))
+            save_copy(self.files.copy, dict(connection.execute(SETTINGS).fetchall()))
         self._bound = manifest.collection_id
 
     def drop(self) -> None:
@@ -153,6 +156,33 @@ class Store(Upkeep):
         connection.execute("COMMIT")
         save_copy(self.files.copy, meta)
         note_commit(self.files.committed, state.collection_id, state.generation)
+
+    # -- attachments ---------------------------------------------------------------------------------------
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """Keep a blob in the database, in place of what had this name. Durable on return.
+
+        Raises:
+            InvalidInput: name or content cannot be used.
+            CollectionNotFound: there is no collection.
+        """
+        sealed = seal_text(name, content)
+        with self._transaction() as transaction:
+            attachments.write(transaction.connection, name, sealed)
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """The blob of this name; None where there is none, or no collection.
+
+        Raises:
+            CorruptionError: it is not as it was written.
+        """
+        checked_name(name)
+        try:
+            with self.snapshot() as snapshot:
+                found = snapshot.attachment(name)
+        except CollectionNotFound:
+            return None
+        return None if found is None else unseal_text(name, found, self.files.folder)
 
     # -- rows ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from mrl_retrieval.errors import CollectionNotFound, CorruptionError, ManifestError, NewerFormatError, NotACollection
 
 from . import compaction
+from .attachments import SETTINGS
 from .backup import BackupReport, RestoreReport, new_backup, unpack, write_backup
 from .compaction import CompactionReport
 from .database import sqlite_errors
@@ -162,7 +163,7 @@ class Upkeep(OpenCollection):
                 with restored.snapshot() as snapshot:
                     rows, vectors = snapshot.state.rows, int(np.count_nonzero(snapshot.vector_mask(None)))
                 with restored._connections.connection() as connection:
-                    meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+                    meta = dict(connection.execute(SETTINGS).fetchall())
                 size = sum(restored.sizes().values())
             save_copy(CollectionFiles(path, folder.name).copy, meta)
         return RestoreReport(files.folder, size, rows, vectors)

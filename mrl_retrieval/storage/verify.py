@@ -12,6 +12,7 @@ import numpy as np
 
 from mrl_retrieval.errors import CorruptionError, MRLError
 
+from . import attachments
 from .checks import as_int64, entry_digest, entry_hash, row_crc, text_crc
 from .fields import entries
 from .query import FilterQuery, numbers_sum, path_digest
@@ -29,7 +30,8 @@ class Problem:
     """Something that is not as it was written."""
 
     part: str
-    """``"database"``, ``"manifest"``, ``"rows"``, ``"filter index"``, ``"segments"`` or ``"coarse index"``."""
+    """``"database"``, ``"manifest"``, ``"rows"``, ``"filter index"``, ``"segments"``, ``"attachments"`` or
+    ``"coarse index"``."""
     message: str
 
 
@@ -72,7 +74,7 @@ class _Findings:
 def verify_snapshot(snapshot: Snapshot, connection: sqlite3.Connection) -> tuple[int, int, list[Problem]]:
     """Rows and vectors checked, and what is wrong with them."""
     findings = _Findings()
-    for step in (_database, _lists, _vectors, _rows, _paths):
+    for step in (_database, _lists, _vectors, _rows, _paths, _attachments):
         try:
             step(snapshot, connection, findings)
         except sqlite3.Error as error:
@@ -200,3 +202,8 @@ def _paths(snapshot: Snapshot, connection: sqlite3.Connection, findings: _Findin
     (strays,) = connection.execute("SELECT count(*) FROM field WHERE path NOT IN (SELECT path FROM path)").fetchone()
     if strays:
         findings.add("filter index", f"{strays} entries belong to no metadata path, expected none")
+
+
+def _attachments(snapshot: Snapshot, connection: sqlite3.Connection, findings: _Findings) -> None:
+    for _, problem in attachments.unsound(connection):
+        findings.add("attachments", problem)

@@ -2,7 +2,8 @@
 
 ``mrl-coarse.NAME`` exists exactly when our collection does; its metadata holds the manifest and the name of the
 other one, ``mrl-full.TOKEN.NAME``, where TOKEN is new for every collection made, so that what an interrupted drop
-leaves behind is never taken up again. What is being dropped is called ``mrl-dropped.TOKEN.NAME``.
+leaves behind is never taken up again. Attachments are in ``mrl-blobs.TOKEN.NAME``, made with the first of them, with
+the same TOKEN. What is being dropped is called ``mrl-dropped.TOKEN.NAME``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .options import GRAPH
 __all__ = ["Collections", "Pair"]
 
 _COARSE = "mrl-coarse."
+_FULL_NAME, _BLOBS_NAME = "mrl-full.", "mrl-blobs."
 _MANIFEST, _FULL, _ROLE = "mrl_manifest", "mrl_full", "mrl_role"
 
 # The graph over the full vectors is never searched, but Chroma always builds one: the cheapest.
@@ -51,7 +53,7 @@ class Collections:
     def __init__(self, connection: Connection, name: str, graph: Mapping[str, int]) -> None:
         self._connection = connection
         self._name = name
-        self._part = re.compile(rf"mrl-(full|dropped)\.[0-9a-f]{{12}}\.{re.escape(name)}")
+        self._part = re.compile(rf"mrl-(full|blobs|dropped)\.[0-9a-f]{{12}}\.{re.escape(name)}")
         self._asked = dict(graph)
         self._pair: Pair | None = None
         forks.register(self)
@@ -124,7 +126,7 @@ class Collections:
 
     def _create(self, manifest: Manifest) -> None:
         client = self._connection.client()
-        full_name = f"mrl-full.{_token()}.{self._name}"
+        full_name = f"{_FULL_NAME}{_token()}.{self._name}"
         full = client.create_collection(
             full_name,
             configuration={"hnsw": {"space": "ip", **_NO_GRAPH}},
@@ -174,17 +176,18 @@ class Collections:
                 return
             full_name, dropped = str(self._ours(coarse).get(_FULL)), f"mrl-dropped.{_token()}.{self._name}"
             coarse.modify(name=dropped)
-            for name in filter(self._part.fullmatch, (full_name, dropped)):
+            for name in filter(self._part.fullmatch, (full_name, _blobs_of(full_name), dropped)):
                 self._remove(client, name)
 
     def drop_orphans(self) -> None:
         """Remove what an interrupted creation or drop of this name left behind. Call it while nobody else makes one."""
         client = self._connection.client()
         coarse = self._find(client, _COARSE + self._name)
-        used = None if coarse is None else self._ours(coarse).get(_FULL)
+        full_name = "" if coarse is None else str(self._ours(coarse).get(_FULL))
+        used = {full_name, _blobs_of(full_name)}
         for collection in client.list_collections():
             ours = (collection.metadata or {}).keys() & {_ROLE, _MANIFEST}
-            if ours and self._part.fullmatch(collection.name) and collection.name != used:
+            if ours and self._part.fullmatch(collection.name) and collection.name not in used:
                 self._remove(client, collection.name)
 
     def _remove(self, client: Any, name: str) -> None:
@@ -198,6 +201,27 @@ class Collections:
         for i in range(0, len(ids), size):
             collection.delete(ids=ids[i : i + size])
         client.delete_collection(name)
+
+    def blobs(self, *, make: bool) -> Any | None:
+        """The Chroma collection of the attachments, looked up anew; None where there is none, or no collection."""
+        found = self._renew()
+        if found is None:
+            return None
+        client, name = self._connection.client(), _blobs_of(found[1].full.name)
+        blobs = self._find(client, name)
+        if blobs is not None or not make:
+            return blobs
+        try:
+            return client.create_collection(
+                name,
+                configuration={"hnsw": {"space": "ip", **_NO_GRAPH}},
+                metadata={_ROLE: "blobs"},
+                embedding_function=None,
+            )
+        except Exception:
+            if (blobs := self._find(client, name)) is None:  # not by somebody else in the same moment either
+                raise
+            return blobs
 
     def graph(self, pair: Pair) -> dict[str, Any]:
         """The settings that the coarse graph was made with."""
@@ -227,6 +251,10 @@ class Collections:
                 "another ?collection= name"
             )
         return metadata
+
+
+def _blobs_of(full_name: str) -> str:
+    return _BLOBS_NAME + full_name.removeprefix(_FULL_NAME)
 
 
 def _token() -> str:

@@ -150,3 +150,27 @@ def test_a_foreign_collection_under_our_name_is_refused(opener: Callable[[], str
                 attempt()
         assert backend.collections() == [] or backend.address.collection not in backend.collections()
         assert client.get_collection(name, embedding_function=None).metadata == {"by": "somebody"}
+
+
+def test_attachments_leave_nothing_behind(opener: Callable[[], str]) -> None:
+    with made(opener()) as backend:
+        name, client = backend.address.collection, backend._connection.client()
+        backend.write_attachment("rotation", bytes(250_000))
+        backend.write_attachment("rotation", bytes(150_000))
+        (blobs,) = [c for c in client.list_collections() if c.name.startswith("mrl-blobs.") and c.name.endswith(name)]
+        assert blobs.count() == 4  # a head and three pieces
+        blobs.upsert(ids=["rotation.interrupted.000000"], embeddings=[[1.0]], metadatas=[{"text": "a"}])
+        backend.repair()
+        assert blobs.count() == 4 and backend.read_attachment("rotation") == bytes(150_000)
+        backend.drop()
+        assert not [c.name for c in client.list_collections() if c.name.endswith(name)]
+        backend.write_manifest(MANIFEST, None)
+        # Of an interrupted drop.
+        client.create_collection(
+            f"mrl-blobs.0123456789ab.{name}", metadata={"mrl_role": "blobs"}, embedding_function=None
+        )
+        backend.write_attachment("rotation", b"1")
+        backend.repair()
+        assert backend.read_attachment("rotation") == b"1"
+        left = [c.name for c in client.list_collections() if c.name.endswith(name)]
+        assert len(left) == 3 and f"mrl-blobs.0123456789ab.{name}" not in left
