@@ -225,6 +225,8 @@ def _make(
 ) -> None:
     old = current.manifest
     coarse, fine, funnel = dims
+    if old.rotation is not None:
+        logger.warning("the rotation of %s was of its old vectors, the new ones have none: see mrl rotate", base.address)
     target.write_manifest(
         Manifest(
             dim=encoder.dim,
