@@ -226,7 +226,9 @@ def _make(
     old = current.manifest
     coarse, fine, funnel = dims
     if old.rotation is not None:
-        logger.warning("the rotation of %s was of its old vectors, the new ones have none: see mrl rotate", base.address)
+        logger.warning(
+            "the rotation of %s was of its old vectors, the new ones have none: see mrl rotate", base.address
+        )
     target.write_manifest(
         Manifest(
             dim=encoder.dim,
