@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
+from typing import Any, Literal
 
 from . import identity, rotations
 from ._version import __version__
@@ -45,7 +45,7 @@ class Collection:
         coarse_dims, fine_dims, stages, dim: what the user gave; used when the collection is made, and held to it
             when it exists.
         strict: make no collection whose prefixes the encoder's model was not trained for.
-        rotation: of a collection that is made; of one that exists, what it has to have.
+        rotation: of a collection that is made; of one that exists, what it has to have. ``"auto"``: it will be rotated.
 
     Raises:
         CollectionMismatchError, ModelMismatchError: the collection exists and was made otherwise.
@@ -61,13 +61,18 @@ class Collection:
         stages: tuple[Stage, ...] | NotGiven,
         dim: int | None,
         strict: bool = False,
-        rotation: Rotation | None = None,
+        rotation: Rotation | Literal["auto"] | None = None,
     ) -> None:
         self.backend = backend
         self._strict = strict
-        if rotation is not None and not isinstance(rotation, Rotation):
-            raise InvalidInput(f"rotation is {type(rotation).__name__}; pass what fit_rotation(encoder, texts) gives")
-        self._given_rotation = rotation
+        if not (
+            rotation is None or isinstance(rotation, Rotation) or (isinstance(rotation, str) and rotation == "auto")
+        ):
+            raise InvalidInput(
+                f"rotation is {type(rotation).__name__}; pass what fit_rotation(encoder, texts) gives, or 'auto'"
+            )
+        self._given_rotation = rotation if isinstance(rotation, Rotation) else None
+        self._is_to_turn = rotation is not None
         self._rotation: Rotation | None = None
         self._lock = threading.RLock()
         self._encoder_is_given = encoder is not NOT_GIVEN
@@ -214,7 +219,7 @@ class Collection:
 
             row = detect(encoder)
             # What a rotation orders by energy was not trained for anything.
-            for dims in () if self._given_rotation is not None else sorted({coarse, *funnel, fine}):
+            for dims in () if self._is_to_turn else sorted({coarse, *funnel, fine}):
                 check_truncation(row, dims, strict=self._strict)
             canaries = identity.make_canaries(encoder)
             self._canaries_agree = True

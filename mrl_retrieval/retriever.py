@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 import numpy as np
 
+from .auto_rotation import AutoRotation
 from .backend import Backend, BackendStats
 from .collection import Collection
 from .documents import Row, SearchResult, check_id, check_query
 from .encoder import Encoder
 from .errors import CollectionNotFound, DimensionError, InvalidInput
 from .filters import Filter, parse_filter
-from .generations import open_current
+from .generations import base_of, open_current
 from .indexing import input_batches
 from .long_texts import OnLong, TextEncoding
 from .manifest import Manifest
@@ -69,7 +70,9 @@ class MatryoshkaRetriever:
             (``mrl models``): a :class:`~mrl_retrieval.errors.TruncationError` instead of a warning.
         rotation: what :func:`~mrl_retrieval.fit_rotation` gives: vectors are stored rotated, so that prefixes of models
             that were not trained for them say more. Part of the collection from then on, and not to be given again;
-            vectors that are given or asked for are never rotated ones.
+            vectors that are given or asked for are never rotated ones. ``"auto"``: for such models the collection is
+            searched exactly until it has ten vectors for each dim, then rotated as by :func:`~mrl_retrieval.rotate`,
+            if its prefixes find more so.
         backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
 
     Nothing is created before the first write. What is not given comes from the collection; what is given and
@@ -95,7 +98,7 @@ class MatryoshkaRetriever:
         dim: int | None = None,
         on_long: OnLong = "truncate",
         strict: bool = False,
-        rotation: Rotation | None = None,
+        rotation: Rotation | Literal["auto"] | None = None,
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._made = SearchSettings.checked(
@@ -113,13 +116,18 @@ class MatryoshkaRetriever:
             self._backend = backend
         elif isinstance(backend, str):
             self._backend = open_current(backend, **(backend_options or {}))
+            self._options = dict(backend_options or {})
         else:
             raise InvalidInput(
                 f"backend is {type(backend).__name__}; pass an address such as 'faiss:./kb', or an open Backend"
             )
-        try:
-            self._collection = Collection(
-                self._backend,
+        self._auto: AutoRotation | None = None
+        if isinstance(rotation, str) and rotation == "auto":
+            self._auto = _auto_rotation(backend, backend_options or {})
+
+        def collection(of: Backend) -> Collection:
+            return Collection(
+                of,
                 encoder,
                 coarse_dims=coarse_dims,
                 fine_dims=fine_dims,
@@ -128,11 +136,16 @@ class MatryoshkaRetriever:
                 strict=strict,
                 rotation=rotation,
             )
+
+        self._collection_of = collection
+        try:
+            self._collection = collection(self._backend)
         except BaseException:
             if self._backend is not backend:
                 self._backend.close()
             raise
         self._writer = Writer(self._collection, self._encode)
+        self._left: list[Backend] = []
 
     @classmethod
     def open(cls, address: str | Backend, encoder: Any = None, **settings: Any) -> MatryoshkaRetriever:
@@ -197,7 +210,10 @@ class MatryoshkaRetriever:
             dim=None if vectors is None else self._collection.vector_dim,
         )
         with progress_report(progress, documents) as report:
-            return self._writer.index(batches, report, encoding=vectors is None)
+            written = self._writer.index(batches, report, encoding=vectors is None)
+        if self._auto is not None and self._auto.rotate_if_due(self._collection):
+            self._follow()
+        return written
 
     upsert = index
 
@@ -423,7 +439,8 @@ class MatryoshkaRetriever:
 
     def close(self) -> None:
         """Release files and connections; a second call is no error."""
-        self._backend.close()
+        for backend in (*self._left, self._backend):
+            backend.close()
 
     def __enter__(self) -> MatryoshkaRetriever:
         return self
@@ -434,6 +451,17 @@ class MatryoshkaRetriever:
     def __repr__(self) -> str:
         return f"MatryoshkaRetriever({str(self._backend.address)!r})"
 
+    def _follow(self) -> None:
+        """Go on with the generation that holds the rows now. Whoever is searching the one before may finish."""
+        backend = open_current(self._backend.address.with_collection(self._base_name()), **self._options)
+        collection = self._collection_of(backend)
+        self._left.append(self._backend)
+        self._backend, self._collection, self._writer = backend, collection, Writer(collection, self._encode)
+
+    def _base_name(self) -> str:
+        manifest, name = self._collection.manifest, self._backend.address.collection
+        return name if manifest is None else base_of(manifest, name)
+
     def _run(self, search: PreparedSearch, vectors: FloatArray) -> list[SearchResult]:
         return search.run(self._backend, self._collection.turned(vectors))
 
@@ -443,9 +471,24 @@ class MatryoshkaRetriever:
         return Row(row.id, row.document, row.metadata, self._collection.turned_back(row.vector[None])[0])
 
     def _prepare(self, top_k: int | NotGiven, options: SearchOptions) -> PreparedSearch | None:
+        if (
+            self._auto is not None
+            and not (options.keys() - {"filter", "explain"})
+            and self._auto.is_waiting(self._collection)
+        ):
+            options = {**options, "exact": True}
         prepared = self._searches.prepare(self._collection.manifest, top_k, options)
         self._collection.check_current(writing=False)
         return prepared
+
+
+def _auto_rotation(backend: Any, options: Mapping[str, Any]) -> AutoRotation:
+    if not isinstance(backend, str) or backend.partition("?")[0] == "memory:":
+        raise InvalidInput(
+            'rotation="auto" needs an address that can be opened twice, such as faiss:./kb or memory:NAME, got '
+            f"{backend!r}: pass one, or a rotation of fit_rotation(encoder, texts)"
+        )
+    return AutoRotation(backend, options)
 
 
 def _id_list(ids: Iterable[str | int]) -> list[str]:

@@ -216,4 +216,4 @@ def _objection(row: ModelRow, dims: int) -> str | None:
     return f"it was trained for {trained}; take {near}, or measure on your own texts first"
 
 
-_ROTATE = "measure it with mrl diagnose on your own texts, which also says whether a rotation helps (docs/rotation.md)"
+_ROTATE = 'pass rotation="auto", or see with mrl diagnose what a cut loses on your own texts (docs/rotation.md)'

@@ -130,7 +130,7 @@ def test_a_damaged_or_exchanged_matrix(address, rotation):
     ("options", "error", "match"),
     [
         ({"rotation": np.eye(DIM)}, errors.InvalidInput, "fit_rotation"),
-        ({"rotation": "auto"}, errors.InvalidInput, "fit_rotation"),
+        ({"rotation": "other"}, errors.InvalidInput, "fit_rotation"),
         ({"fine_dims": 16}, errors.DimensionError, "fine_dims=16 of 32"),
     ],
 )
