@@ -88,6 +88,8 @@ def gather(
             return ABSENT
         prefetch(bounds.ctypes.data + 8 * (numbers[i] - first))
     wanted = 0
+    # Kept, since a file that somebody writes over while it is read may say something else the second time.
+    spans = np.empty((n, 2), np.int64)
     for i in range(n):
         place = numbers[i] - first
         start, stop = bounds[place], bounds[place + 1]
@@ -95,6 +97,7 @@ def gather(
             return ABSENT
         if stop > size or start > stop or stop - start < np.uint64(HEAD_BYTES) or start % np.uint64(8) != 0:
             return -1 - i
+        spans[i, 0], spans[i, 1] = int(start), int(stop)
         wanted += int(stop - start) - HEAD_BYTES
         for line in range(0, min(int(stop - start), _AHEAD_BYTES), 64):
             prefetch(base + int(start) + line)
@@ -103,14 +106,13 @@ def gather(
         return wanted
     end = at = 0
     for i in range(n):
-        place = numbers[i] - first
-        start, stop = int(bounds[place]), int(bounds[place + 1])
+        start, stop = spans[i, 0], spans[i, 1]
         head = data[start : start + HEAD_BYTES].view(np.uint64)
         total = _sum(base + start + 8, (stop - start - 8) // 4, multipliers)
         if total != head[0] or np.int64(head[1]) != numbers[i] or head[2] != sums[numbers[i] - sums_from]:
             return -1 - i
         texts = int(head[4] >> _HALF)
-        if texts > stop - start - HEAD_BYTES:
+        if texts > stop - start - HEAD_BYTES or end + texts > len(out):
             return -1 - i
         places[i, 0] = at
         places[i, 1] = at + np.int64(head[3] & _LOW)

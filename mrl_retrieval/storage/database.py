@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mrl_retrieval.errors import (
@@ -142,8 +142,9 @@ class Connections:
     A connection is used by one thread at a time but may move between them.
     """
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
+    def __init__(self, path: Path, busy_timeout: float, other_file: Callable[[], None]) -> None:
         self.path = path
+        self._other_file = other_file
         self._file = os.fspath(path)
         self._busy_timeout = busy_timeout
         self._lock = threading.Lock()
@@ -191,6 +192,8 @@ class Connections:
             opening = self._look()
             if opening is None or opening != self._opening:
                 # Dropped, and perhaps made again. An open file keeps its number, so equal numbers mean the same file.
+                if self._opening is not None and (opening is None or opening.file != self._opening.file):
+                    self._other_file()
                 self._discard_idle()
             elif self._idle:
                 self._in_use.append(self._idle.pop())

@@ -313,8 +313,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 def sweep_temporaries(folder: Path) -> None:
     """Remove what killed writers left half written. Only the holder of the writer lock may call it."""
     for entry in folder.iterdir():
-        if entry.name.startswith(_TEMPORARY) and not entry.is_dir():
+        if entry.name.startswith(_TEMPORARY) and not entry.is_dir() and not _is_being_written(entry.name):
             entry.unlink(missing_ok=True)
+
+
+def _is_being_written(name: str) -> bool:
+    """Whether it is a copy of the rows, which is written without the lock, by a process that is alive."""
+    pid = name.removeprefix(f"{_TEMPORARY}{ROW_COPY}-").partition("-")[0]
+    if not name.startswith(f"{_TEMPORARY}{ROW_COPY}-") or not pid.isdecimal():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # somebody else's
+    return True
 
 
 @contextlib.contextmanager

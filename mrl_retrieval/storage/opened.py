@@ -74,7 +74,8 @@ class OpenCollection:
         self._segment_bytes = segment_bytes
         self._compact_at, self._compact_bytes = compact_at, compact_bytes
         self._lock = WriterLock(self.files.lock, lock_timeout)
-        self._connections = Connections(self.files.database, lock_timeout)
+        self._connections = Connections(self.files.database, lock_timeout, self._other_file)
+        self._epoch = 0
         self._segments: Segments | None = None
         self._masks = MaskCache()
         self.row_copy = CopyInUse(self.files)
@@ -149,7 +150,9 @@ class OpenCollection:
                 before = state
                 connection.execute("ROLLBACK")
                 continue
-            return Snapshot(connection, version, state, known.fine, self._masks, known.paths, self.row_copy)
+            return Snapshot(
+                connection, version, state, known.fine, self._masks, known.paths, self.row_copy, self._epoch
+            )
 
     def _know(self, connection: sqlite3.Connection, version: int, state: State) -> Known:
         fine = self._view(connection, version, state)
@@ -268,9 +271,17 @@ class OpenCollection:
 
     # -- what is open --------------------------------------------------------------------------------------
 
+    def _other_file(self) -> None:
+        """Another database is where the one that was read was: nothing of what was read counts."""
+        self._epoch += 1
+        self._let_go()
+        self._masks = MaskCache()
+        self._history_is_checked = False
+
     def _let_go(self) -> None:
         self._segments = self._known = None
         self.glances.forget()
+        self.row_copy.look_again()
 
     def _forget(self) -> None:
         self._connections.reset()

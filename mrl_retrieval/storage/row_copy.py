@@ -16,6 +16,7 @@ import logging
 import mmap
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ _HEADER_BYTES = 128
 _HEAD = struct.Struct("<QqqIIiI")
 _WORDS = 1024
 _ROOM = 1 << 16
-_PAGE_ROWS = 500
+_PAGE_ROWS, _PAGE_BYTES = 500, 4 * 2**20
+_LOOK_SECONDS = 1.0
 
 
 class RowTexts(NamedTuple):
@@ -111,7 +113,11 @@ class RowCopy:
 
     @staticmethod
     def load(snapshot: Snapshot, files: CollectionFiles) -> RowCopy | None:
-        """The copy in the file; None where there is none, or none that belongs to the store."""
+        """The copy in the file; None where there is none, or one that is of no use for this snapshot.
+
+        Raises:
+            DamagedCopy: the file is damaged, or does not belong to the store.
+        """
         state = snapshot.state
         try:
             with files.row_copy.open("rb") as file:
@@ -119,26 +125,39 @@ class RowCopy:
                 size = os.fstat(file.fileno()).st_size
                 found = _told(header)
                 if found is None:
-                    return _refused(files.row_copy, "its header is damaged, or of another version")
+                    raise DamagedCopy("its header is damaged, or of another version")
                 collection, lineage, first, end, record_bytes = found
                 if collection != _fingerprint(state.collection_id):
-                    return _refused(files.row_copy, "it is of another collection")
-                if end <= state.first:
-                    return None  # all that it covers was compacted away
-                if end > state.vectors or lineage != _lineage(snapshot, end):
-                    return _refused(files.row_copy, f"the rows up to {end} had another history than those stored")
+                    raise DamagedCopy("it is of another collection")
+                if end <= state.first or end > state.vectors:
+                    return None  # all that it covers was compacted away, or it is newer than this snapshot
+                if lineage != _lineage(snapshot, end):
+                    raise DamagedCopy(f"the rows up to {end} had another history than those stored")
                 at = _HEADER_BYTES + record_bytes
                 if size != at + 8 * (end - first + 1):
-                    return _refused(files.row_copy, f"it has {size} bytes, expected {at + 8 * (end - first + 1)}")
+                    raise DamagedCopy(f"it has {size} bytes, expected {at + 8 * (end - first + 1)}")
                 mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            return _refused(files.row_copy, f"it cannot be read: {error}")
+            raise DamagedCopy(f"it cannot be read: {error}") from error
         content = np.frombuffer(mapped, dtype=np.uint8)
         bounds = content[at:].view("<u8")
         rows = int(np.count_nonzero(bounds[1:] != bounds[:-1]))
         return RowCopy(first, end, rows, mapped, content[_HEADER_BYTES:at], bounds)
+
+
+class _Found(NamedTuple):
+    """What the last look found."""
+
+    key: tuple[int, str, int] | None = None
+    """Epoch, collection and generation of the snapshot that was asked for."""
+    file: _FileIdentity | None = None
+    copy: RowCopy | None = None
+    """Of that file, as far as it is of use for that snapshot."""
+    refused: _FileIdentity | None = None
+    """A file that no snapshot of this collection can use."""
+    looked: float = 0.0
 
 
 class CopyInUse:
@@ -146,26 +165,35 @@ class CopyInUse:
 
     def __init__(self, files: CollectionFiles) -> None:
         self._files = files
-        self._found: _Found = (None, None, None)
+        self._found = _Found()
 
     def of(self, snapshot: Snapshot) -> RowCopy | None:
-        """The copy for a snapshot; None: there is none that can be used. Looks for another file after each commit."""
-        before, (collection_id, generation) = self._found, (snapshot.state.collection_id, snapshot.state.generation)
-        state = before[0]
-        if state is not None and state == (collection_id, generation):
-            return before[2]
+        """The copy for a snapshot; None: there is none that can be used. Looks for another file after each commit, and
+        once a second as long as there is none, or one that lacks rows."""
+        found, state = self._found, snapshot.state
+        key = (snapshot.epoch, state.collection_id, state.generation)
+        copy = found.copy
+        if key == found.key:
+            is_whole = copy is not None and copy.end >= state.vectors
+            if is_whole or time.monotonic() < found.looked + _LOOK_SECONDS:
+                return copy
         file = _identity(self._files.row_copy)
-        if file is not None and file == before[1] and state is not None and state[0] == collection_id:
-            copy = before[2]
-        else:
-            usable = file is not None and available() and snapshot.version > 1
-            copy = RowCopy.load(snapshot, self._files) if usable else None
-        self._found = (collection_id, generation), file, copy
+        kept = found if found.key is not None and key[:2] == found.key[:2] else _Found()
+        refused = kept.refused
+        if file is None or file == refused or not available() or snapshot.version == 1:
+            copy = None
+        elif file != kept.file or kept.copy is None:
+            try:
+                copy = RowCopy.load(snapshot, self._files)
+            except DamagedCopy as error:
+                copy, refused = None, file
+                self._say(error)
+        self._found = _Found(key, file, copy, refused, time.monotonic())
         return copy
 
     def look_again(self) -> None:
-        """A file was written."""
-        self._found = (None, None, None)
+        """A file was written, or this object is not used any more: let go of what is mapped."""
+        self._found = _Found()
 
     def covered(self, snapshot: Snapshot, numbers: PositionArray) -> PositionArray:
         """Those of some row numbers that the copy has a place for."""
@@ -180,16 +208,22 @@ class CopyInUse:
         try:
             return copy.texts(numbers, sums, snapshot.fine.first)
         except DamagedCopy as error:
-            _refused(self._files.row_copy, str(error))
-            self._found = (*self._found[:2], None)
+            found = self._found
+            if found.copy is copy:  # else somebody has found another one meanwhile
+                self._found = found._replace(copy=None, refused=found.file)
+                self._say(error)
             return None
 
+    def _say(self, why: DamagedCopy) -> None:
+        logger.warning(
+            "%s is not used, %s; rows come from the database until it is made again", self._files.row_copy, why
+        )
 
-_Found = tuple[tuple[str, int] | None, tuple[int, int, int] | None, RowCopy | None]
-"""Collection and generation of the snapshot that was last asked for, the file that was there, and what it held."""
+
+_FileIdentity = tuple[int, int, int]
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def _identity(path: Path) -> _FileIdentity | None:
     try:
         found = path.stat()
     except OSError:
@@ -218,7 +252,7 @@ def save(snapshot: Snapshot, files: CollectionFiles, pause: Callable[[], None]) 
         try:
             with written.open("xb") as file:
                 file.write(bytes(_HEADER_BYTES))
-                for page in snapshot.pages(_PAGE_ROWS):
+                for page in snapshot.pages(_PAGE_ROWS, _PAGE_BYTES):
                     records = [_record(row) for row in page]
                     sizes = np.array([0, *map(len, records)], dtype=np.uint64)
                     data = np.frombuffer(b"".join(records), dtype=np.uint8).copy()
@@ -264,8 +298,3 @@ def _fingerprint(collection_id: str) -> bytes:
 
 def _lineage(snapshot: Snapshot, end: int) -> bytes:
     return (snapshot.lineage(end) or "").encode().ljust(32, b"\0")
-
-
-def _refused(path: Path, why: str) -> RowCopy | None:
-    logger.warning("%s is not used, %s; rows come from the database until it is made again", path, why)
-    return None

@@ -20,7 +20,7 @@ from mrl_retrieval.manifest import Manifest
 
 from . import attachments
 from .checks import are_sound
-from .database import RESTORE
+from .database import RESTORE, unmapped
 from .masks import MaskCache, mask_key
 from .query import CHUNK, CheckedPaths, FilterQuery, Mask, in_chunks, writable
 from .row_copy import CopyInUse, RowTexts
@@ -36,6 +36,8 @@ _HEAD = "row, id, NULL, metadata, vector_sum, document_crc32, crc32"
 _WHOLE_1 = "row, id, document, metadata, NULL, NULL, NULL"
 _HEAD_1 = "row, id, NULL, metadata, NULL, NULL, NULL"
 _FEW = 50
+_FEW_MISSING = 200
+"""One search in twenty is done again for its ten hits where this part of all rows is missing in the copy."""
 _RAW_DECODE = json.JSONDecoder().raw_decode
 
 StoredRow = tuple[int, str, str | None, str, int | None, int | None, int]
@@ -74,6 +76,7 @@ class Snapshot:
         masks: MaskCache,
         paths: CheckedPaths | None,
         copy: CopyInUse,
+        epoch: int,
     ) -> None:
         self.version = version
         """The format version of the database; 1 has no checksums of rows."""
@@ -84,6 +87,8 @@ class Snapshot:
         self._masks = masks
         self._paths = paths
         self._copy = copy
+        self.epoch = epoch
+        """Goes up when another file is found where the database was: equal generations may then be other commits."""
         self._whole, self._head = _READ[version]
 
     @property
@@ -95,7 +100,7 @@ class Snapshot:
     def without_database(self) -> Snapshot:
         """The same for ever, as far as it can be had without the database: what else is asked of it raises
         :class:`NotAtHand`."""
-        return Snapshot(None, self.version, self.state, self.fine, self._masks, self._paths, self._copy)
+        return Snapshot(None, self.version, self.state, self.fine, self._masks, self._paths, self._copy, self.epoch)
 
     def manifest(self) -> Manifest:
         """The manifest of this commit.
@@ -195,26 +200,32 @@ class Snapshot:
         return RowTexts([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
     def has_all_texts(self) -> bool:
-        """Whether :meth:`stored` needs no database for any row that has a vector."""
+        """Whether :meth:`texts` needs no database for rows that have a vector, but for very few of them."""
         copy = None if self.version == 1 else self._copy.of(self)
-        return copy is not None and copy.first <= self.state.first and self.state.vectors <= copy.end
+        if copy is None or copy.first > self.state.first:
+            return False
+        return (self.state.vectors - copy.end) * _FEW_MISSING <= self.state.rows
 
     def mapped_files(self) -> list[mmap.mmap]:
         """The files that searches read where they lie: of the vectors, and of the copy of the rows."""
         copy = self._copy.of(self)
         return [part.mapped for part in self.fine.parts] + ([] if copy is None else [copy.mapped])
 
-    def pages(self, size: int) -> Iterator[list[StoredRow]]:
-        """The rows that have a vector, by number, so many at a time.
+    def pages(self, most_rows: int, about_bytes: int) -> Iterator[list[StoredRow]]:
+        """The rows that have a vector, by number, so many at a time, and about so many bytes.
 
         Raises:
             CorruptionError: one is not as it was written.
         """
-        last = self.state.first - 1
-        while page := self._connection.execute(self._whole.page, (last, size)).fetchall():
-            self._check(page, documents=True)
-            yield page
-            last = page[-1][0]
+        last, rows = self.state.first - 1, 1
+        with unmapped(self._connection):
+            while page := self._connection.execute(self._whole.page, (last, rows)).fetchall():
+                self._check(page, documents=True)
+                yield page
+                last = page[-1][0]
+                # The next rows are taken to be as long as these.
+                held = sum(len(row[2] or "") + len(row[3]) for row in page) // len(page)
+                rows = max(1, min(most_rows, 2 * rows, about_bytes // (held + 100)))
 
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         """Rows in the asked order, None where unknown."""

@@ -49,7 +49,7 @@ def make(store):
 
 
 def numbers_in(snapshot):
-    pages = list(snapshot.pages(10))
+    pages = list(snapshot.pages(10, 10**6))
     return [row[0] for page in pages for row in page], [row[1:4] for page in pages for row in page]
 
 
@@ -207,6 +207,90 @@ def test_the_copy_of_another_collection_or_history_is_refused(store, open_store,
     restored.files.row_copy.write_bytes(taken)
     assert_same(restored, from_copy=False)
     assert "another history" in caplog.text
+
+
+def test_equal_vectors_with_other_texts_are_another_history(store, open_store, tmp_path, caplog):
+    """A backup is put back, and the same import is repeated with corrected texts, into the same folder."""
+    store.upsert(batch_of("a", "b"))
+    archive = tmp_path / "backup.tar"
+    store.backup(archive)
+    store.upsert(replace(batch_of("x"), documents=["lost history"]))
+    make(store)
+    taken = store.files.row_copy.read_bytes()
+    Store.restore(archive, tmp_path / "restored", "default")
+    restored = open_store(path=tmp_path / "restored")
+    restored.read_manifest()
+    restored.upsert(replace(batch_of("x"), documents=["the truth"]))
+    restored.files.row_copy.write_bytes(taken)
+    found = assert_same(restored, from_copy=False)
+    assert "the truth" in found.documents and "another history" in caplog.text
+
+
+def test_a_collection_that_was_restored_under_a_running_process(store, open_store, tmp_path):
+    store.upsert(batch_of("a", "b"))
+    archive = tmp_path / "backup.tar"
+    store.backup(archive)
+    store.upsert(replace(batch_of("x"), documents=["old text"]))
+    make(store)
+    assert "old text" in assert_same(store, from_copy=True).documents
+    admin = open_store()
+    admin.read_manifest()
+    admin.drop()
+    Store.restore(archive, store.files.store, "default")
+    again = open_store()
+    again.read_manifest()
+    again.upsert(replace(batch_of("y"), documents=["new text"]))  # the same number, in a commit of the same generation
+    found = assert_same(store, from_copy=False)
+    assert set(found.documents) == {"text of a", "text of b", "new text"}
+
+
+def test_an_older_snapshot_does_not_put_the_copy_out_of_use(store, caplog):
+    store.upsert(batch_of("a", "b"))
+    with store.snapshot() as before:
+        store.upsert(batch_of("c"))
+        make(store)
+        store.row_copy.look_again()
+        assert before.texts([0, 1]).ids == ["a", "b"]
+        assert_same(store, from_copy=True)
+        assert before.texts([1]).ids == ["b"]
+    assert_same(store, from_copy=True)
+    assert not caplog.records
+
+
+def test_writers_do_not_sweep_a_copy_away_that_is_being_written(store):
+    store.upsert(batch_of(*[f"r{i}" for i in range(30)]))
+
+    def pause():
+        with store.writing_files(None):
+            pass
+
+    with store.snapshot() as snapshot:
+        save_row_copy(snapshot, store.files, pause)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    left = store.files.folder / f".tmp-rows.copy-{dead.stdout.strip()}-0123abcd"
+    left.write_bytes(b"left by one that was killed")
+    pause()
+    assert not left.exists() and store.files.row_copy.exists()
+
+
+def test_a_closed_store_lets_go_of_what_is_mapped(store):
+    store.upsert(batch_of("a"))
+    make(store)
+    assert_same(store, from_copy=True)
+    store.close()
+    assert store.row_copy._found.copy is None
+
+
+def test_the_copy_that_another_process_made_is_found_within_a_second(store, open_store, monkeypatch):
+    monkeypatch.setattr(row_copy, "_LOOK_SECONDS", 0.0)
+    store.upsert(batch_of("a", "b"))
+    assert_same(store, from_copy=False)
+    other = open_store()
+    other.read_manifest()
+    make(other)
+    assert_same(store, from_copy=True)
 
 
 def test_nothing_is_read_without_numba(hard, monkeypatch):

@@ -42,6 +42,7 @@ class ExactSearcher:
         self._wanted = wanted
         self._lock = threading.Lock()
         self._copy: ExactCopy | None = None
+        self._epoch = 0
         self._gave_up = False
         self._background = Background("mrl-exact-copy", self._give_up)
 
@@ -101,6 +102,8 @@ class ExactSearcher:
 
     def _following(self, snapshot: Snapshot) -> ExactCopy | None:
         """The copy for a snapshot; None where there is none, or one that is far behind, which is seen to meanwhile."""
+        if self._epoch != snapshot.epoch:  # another database is there
+            self._copy, self._epoch = None, snapshot.epoch
         copy = self._copy
         if copy is not None and copy.fits(snapshot):
             return copy

@@ -89,7 +89,8 @@ class FollowingIndex:
     def on(self, search: Callable[[Snapshot, CoarseIndex], C], rest: Callable[[Snapshot, C], T]) -> T:
         """``rest`` of what ``search`` finds for a snapshot and the index of the same generation.
 
-        Nobody changes the index while ``search`` runs; ``rest`` has the same snapshot, and holds nobody up.
+        Nobody changes the index while ``search`` runs; ``rest`` has the same snapshot, and holds nobody up. Both may be
+        called a second time, where they want of the first snapshot what is not at hand.
         """
         try:
             with self._lock.read() as reading:
@@ -100,14 +101,17 @@ class FollowingIndex:
                     return rest(glanced, found)
         except NotAtHand:
             pass
+        return self._on_database(search, rest)
+
+    def _on_database(self, search: Callable[[Snapshot, CoarseIndex], C], rest: Callable[[Snapshot, C], T]) -> T:
         for _ in range(_ATTEMPTS):
             # The lock first: the index cannot run ahead of a snapshot that is begun while it stands still.
             with self._lock.read() as reading, self._store.snapshot() as snapshot:
                 coarse = self._coarse
                 if coarse is not None and coarse.fits(snapshot):
                     found = search(snapshot, coarse)
-                    reading.release()
                     self._store.glances.keep(snapshot)
+                    reading.release()
                     return rest(snapshot, found)
             with self._lock.write(), self._store.snapshot() as snapshot:
                 self._follow(snapshot)
@@ -237,4 +241,4 @@ class FollowingIndex:
                 return
         # The writer lock keeps two processes from mixing an index of one with the sidecar of the other.
         with self._store.writing_files(lock_timeout):
-            self.on(save, lambda snapshot, _: None)
+            self._on_database(save, lambda snapshot, _: None)

@@ -42,6 +42,8 @@ class CoarseIndex:
     """How the structure was chosen; empty where it was not, but begun with."""
     cache_is_bad: bool = False
     """Whether a cache file was found that could not be used."""
+    epoch: int = 0
+    """Of the snapshot; see there."""
 
     @property
     def dims(self) -> int:
@@ -51,7 +53,8 @@ class CoarseIndex:
     def fits(self, snapshot: Snapshot) -> bool:
         """Whether it stands for exactly this snapshot."""
         state = snapshot.state
-        return self.generation == state.generation and self.collection_id == state.collection_id
+        same = self.generation == state.generation and self.collection_id == state.collection_id
+        return same and self.epoch == snapshot.epoch
 
     def search(self, queries: FloatArray, limit: int, mask: Mask | None, probes: int | None = None) -> Found:
         """Scores and numbers of the best ``limit`` prefixes of each query (Q, dims), in any order.
@@ -92,10 +95,8 @@ class CoarseIndex:
         Nobody may be searching ``before`` meanwhile.
         """
         state = snapshot.state
-        if before is not None and (before.collection_id, before.structure.dims) != (
-            state.collection_id,
-            state.coarse_dims,
-        ):
+        ours = None if before is None else (before.epoch, before.collection_id, before.structure.dims)
+        if ours != (snapshot.epoch, state.collection_id, state.coarse_dims):
             before = None
         if before is None:
             cached = load(snapshot, files)
@@ -137,4 +138,7 @@ def _at(
         gone = snapshot.tombstones(generation)
         live[gone[gone >= first] - first] = False
         live[: state.first - first] = False
-    return CoarseIndex(structure, state.collection_id, state.generation, first, Allowed(live), chosen, cache_is_bad)
+    generation, allowed = state.generation, Allowed(live)
+    return CoarseIndex(
+        structure, state.collection_id, generation, first, allowed, chosen, cache_is_bad, snapshot.epoch
+    )  # fmt: skip

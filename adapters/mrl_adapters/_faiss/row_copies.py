@@ -31,7 +31,7 @@ class RowCopies:
     def __init__(self, store: Store, wanted: bool | None) -> None:
         self._store = store
         self._wanted = wanted
-        self._failed_at = -1
+        self._failed_at = self._tried_at = -1
         self._background = Background("mrl-row-copy", self._give_up)
 
     def after_fork(self) -> None:
@@ -43,39 +43,44 @@ class RowCopies:
         self._background.stop()
 
     def _give_up(self) -> None:
-        with self._store.snapshot() as snapshot:
-            self._failed_at = snapshot.state.generation
+        self._failed_at = self._tried_at
 
     def follow(self, snapshot: Snapshot) -> None:
         """Have the copy made in the background, where that is due."""
-        if not self._background.is_busy and snapshot.state.generation != self._failed_at and self._is_due(snapshot):
+        if self._background.is_busy or snapshot.state.generation == self._failed_at:
+            return
+        if self._is_due(snapshot, _MISSING_SHARE):
+            self._tried_at = snapshot.state.generation
             self._background.start(f"{self._store.files.folder}: copying the rows for searches", self._make)
 
     def make_if_due(self) -> None:
-        """Make the copy now, where that is due.
+        """Make the copy now, where one is wanted and any row is missing in it.
 
         Raises:
             BackendError: the disk is full, or fails.
         """
         self._background.wait()
         with self._store.snapshot() as snapshot:
-            due = self._is_due(snapshot)
+            due = self._is_due(snapshot, snapshot.state.vectors + 1)
         if due:
             self._make()
 
-    def _is_due(self, snapshot: Snapshot) -> bool:
+    def _is_due(self, snapshot: Snapshot, share: int) -> bool:
+        """Whether a copy is wanted, and one part in ``share`` of the rows is not in it, or is in it and gone."""
         state = snapshot.state
         rows = state.rows - state.bare_rows
         if self._wanted is False or not rows or not available() or snapshot.version == 1:
             return False
+        if not os.access(self._store.files.folder, os.W_OK):
+            return False
         copy = self._store.row_copy.of(snapshot)
         if copy is not None:
-            missing = state.vectors - copy.end
-            gone = copy.rows - (rows - missing)
-            return max(missing, gone) * _MISSING_SHARE > rows
+            missing = state.vectors - copy.end  # numbers, of rows that are there or not
+            gone = max(copy.rows - rows, 0)
+            return max(missing * share, gone * _MISSING_SHARE) > rows
         if self._wanted:
             return True
-        if rows < _WORTH_ROWS or not os.access(self._store.files.folder, os.W_OK):
+        if rows < _WORTH_ROWS:
             return False
         sizes = self._store.sizes()
         return sizes["rows"] <= sizes["fine"]

@@ -155,3 +155,41 @@ def test_repair_and_drop_take_it_away(kb):
     assert copy_of(kb) is not None and search(kb) == before
     kb.drop()
     assert not folder(kb).exists()
+
+
+def test_a_collection_that_goes_while_it_is_copied(kb, opened, address, monkeypatch, caplog):
+    upsert(kb, 2000)
+    other = opened(address)
+    other.read_manifest()
+
+    def drop(copies):
+        monkeypatch.undo()
+        other.drop()
+
+    monkeypatch.setattr(row_copies.RowCopies, "_pause", drop)
+    search(kb)
+    kb._rows._background.wait()
+    assert "everything goes on as it was" in caplog.text
+
+
+def test_a_folder_that_may_not_be_written_to(kb, monkeypatch, caplog):
+    upsert(kb, 200)
+    kb.flush()
+    upsert(kb, 200, 200)
+    monkeypatch.setattr(row_copies.os, "access", lambda *_: False)
+    before = search(kb)
+    kb._rows.make_if_due()
+    assert copy_of(kb).rows == 200 and search(kb) == before and not caplog.records
+
+
+def test_the_index_is_written_once(kb, monkeypatch):
+    upsert(kb, 200)
+    kb.flush()
+    search(kb)
+    assert kb._store.glances.take() is not None
+    written = []
+    structure = type(kb._index._coarse.structure)
+    real = structure.write
+    monkeypatch.setattr(structure, "write", lambda self, path: written.append(path) or real(self, path))
+    kb._index.save(lambda missing, covered: True, lock_timeout=None)
+    assert len(written) == 1
