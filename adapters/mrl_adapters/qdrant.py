@@ -7,14 +7,24 @@ Qdrant collection's own metadata.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal_text
 from mrl_retrieval.backend import BackendStats, Capabilities
-from mrl_retrieval.errors import BackendError, ConflictError, InvalidInput, MissingExtra, NotACollection
+from mrl_retrieval.errors import (
+    BackendError,
+    CollectionNotFound,
+    ConflictError,
+    InvalidInput,
+    ManifestError,
+    MissingExtra,
+    NotACollection,
+)
 from mrl_retrieval.manifest import Manifest
 
 try:
@@ -22,7 +32,9 @@ try:
 except ImportError as error:
     raise MissingExtra("the qdrant backend", "qdrant") from error
 
+from . import _pieces
 from ._qdrant import filters, local, points
+from ._qdrant.blobs import Blobs
 from ._qdrant.client import Connection
 from ._qdrant.errors import forbids_exact
 from ._qdrant.filters import JSON
@@ -64,6 +76,7 @@ class QdrantBackend(QdrantSearch):
             exact_search=True,
             approximate_coarse=not in_process,
             quantization=frozenset() if in_process else _quantizations(),
+            attachments=True,
         )
 
     @classmethod
@@ -168,7 +181,29 @@ class QdrantBackend(QdrantSearch):
             if _manifest_text(info) is None:
                 raise self._not_ours("it is not dropped: use Qdrant's own tools")
             self._run("dropping the collection", lambda c: c.delete_collection(self._name))
+            with contextlib.suppress(ManifestError):  # damaged: what it had is left to repair
+                self._blobs().remove(Manifest.loads(str(_manifest_text(info))))
         self._manifest = None
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """See the base class. In pieces, in a Qdrant collection of its own."""
+        sealed = seal_text(name, content)
+        self.read_manifest()
+        _pieces.write(self._blobs().made(self.manifest), name, sealed)
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """See the base class."""
+        checked_name(name)
+        manifest = self.read_manifest()
+        blobs = None if manifest is None else self._blobs().find(manifest)
+        try:
+            return None if blobs is None else _pieces.read(blobs, name, self.address)
+        except CollectionNotFound:
+            return None  # dropped just now
+
+    def _blobs(self) -> Blobs:
+        # Not kept: whoever drops the backend without closing it is noticed as long as nothing refers to it.
+        return Blobs(self._run, self._name, self._settings)
 
     def _info(self, name: str) -> models.CollectionInfo | None:
         if not self._connection.exists():
@@ -258,9 +293,13 @@ class QdrantBackend(QdrantSearch):
         )
 
     def repair(self) -> None:
-        """Make the payload indexes that an interrupted creation left out. Rows need none: each is written whole."""
+        """Make the payload indexes that an interrupted creation left out, and remove what interrupted writes and drops
+        left of attachments. Rows need nothing: each is written whole. Call it while nobody else writes."""
         self._require()
         self._index_payload()
+        self._blobs().remove_others(self.manifest)
+        if (blobs := self._blobs().find(self.manifest)) is not None:
+            _pieces.clear(blobs)
 
     def close(self) -> None:
         """See the base class. The last backend of this process to close a folder frees it for others."""
