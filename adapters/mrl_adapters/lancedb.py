@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal, unseal
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import BackendError, CollectionNotFound, InvalidInput
@@ -82,6 +83,7 @@ class LanceDBBackend(Backend):
         exact_search=True,
         approximate_coarse=True,
         quantization=QUANTIZATION,
+        attachments=True,
     )
     options: ClassVar[frozenset[str]] = _FIXED | _OPENING
 
@@ -149,6 +151,22 @@ class LanceDBBackend(Backend):
                 self._forget()
                 self._collections.drop()
 
+    def write_attachment(self, name: str, content: bytes) -> None:
+        sealed = seal(name, content)
+        if self._collections.read() is None:
+            raise self._not_there()
+        with self._writing(), self._database.errors("writing an attachment"):
+            entry, _ = self._look_up()
+            self._collections.attachments(entry).write(name, sealed)
+
+    @_read_again
+    def read_attachment(self, name: str) -> bytes | None:
+        checked_name(name)
+        with self._database.errors("reading an attachment"):
+            entry = self._collections.read()
+            sealed = None if entry is None else self._collections.attachments(entry).read(name)
+            return None if sealed is None else unseal(name, sealed, self.address)
+
     def _writing(self) -> Any:
         return self._database.writing(f"rows.{self.address.collection}")
 
@@ -164,14 +182,17 @@ class LanceDBBackend(Backend):
         entry = self._collections.read()
         table = None if entry is None else self._database.open_table(entry.rows)
         if entry is None or table is None:
-            self._manifest = None
-            self._forget()
-            raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
+            raise self._not_there()
         current = self._current  # other threads forget it
         if current is None or current[0].rows != entry.rows:
             self._current = entry, Handles(self._database, entry.rows)
         self._manifest = entry.manifest
         return entry, table
+
+    def _not_there(self) -> CollectionNotFound:
+        self._manifest = None
+        self._forget()
+        return CollectionNotFound(f"there is no collection at {self.address}; index something first")
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Snapshot]:
@@ -229,6 +250,7 @@ class LanceDBBackend(Backend):
         with self._writing(), self._database.errors("repairing"):
             entry, table = self._look_up()
             self._collections.drop_orphans()
+            self._collections.attachments(entry).clear()
             Upkeep(table, entry.settings, self._opening.keep_versions).run(unfinished=True)
 
     # -- reading -------------------------------------------------------------------------------------------
