@@ -14,9 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 from qdrant_client import QdrantClient, models
 
-from mrl_retrieval.errors import BackendError
+from mrl_retrieval.errors import BackendError, CollectionNotFound
 from mrl_retrieval.manifest import Manifest
 
+from .. import _pieces
 from .options import ServerOptions
 
 __all__ = ["BlobRecords", "Blobs"]
@@ -122,12 +123,30 @@ class Blobs:
                 raise
         return BlobRecords(self._run, name)
 
+    def write(self, manifest: Manifest, name: str, sealed: str) -> None:
+        """Put a sealed attachment in the place of what has this name."""
+        _pieces.write(self.made(manifest), name, sealed)
+
+    def read(self, manifest: Manifest, name: str, place: object) -> bytes | None:
+        """The content of an attachment; None where there is none."""
+        try:
+            found = self.find(manifest)
+            return None if found is None else _pieces.read(found, name, place)
+        except CollectionNotFound:
+            return None  # dropped just now
+
+    def clear(self, manifest: Manifest) -> None:
+        """Remove what interrupted writes and drops left behind. Call it while nobody else writes."""
+        self._remove_others(manifest)
+        if (found := self.find(manifest)) is not None:
+            _pieces.clear(found)
+
     def remove(self, manifest: Manifest) -> None:
         """Remove those of a collection that was dropped."""
         if self.find(manifest) is not None:
             self._delete(self._name(manifest))
 
-    def remove_others(self, manifest: Manifest) -> None:
+    def _remove_others(self, manifest: Manifest) -> None:
         """Remove what interrupted drops of collections of the same name left behind."""
         listed = self._run("listing collections", lambda c: c.get_collections()).collections
         for name in (each.name for each in listed):
