@@ -8,16 +8,16 @@ like is in ``_lancedb/rows.py``, how a filter becomes SQL without a user's words
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal, unseal
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import BackendError, CollectionNotFound, InvalidInput
@@ -27,8 +27,9 @@ from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
 from ._lancedb import filters, rows
+from ._lancedb.again import read_again
 from ._lancedb.collections import Collections, Entry
-from ._lancedb.database import Database, Handles, table_is_gone
+from ._lancedb.database import Database, Handles
 from ._lancedb.options import QUANTIZATION, Opening, Settings
 from ._lancedb.search import Effort
 from ._lancedb.snapshot import Snapshot
@@ -38,33 +39,8 @@ __all__ = ["LanceDBBackend"]
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-# How often a read is repeated whose table, or version of it, was removed under its feet.
-_READ_AGAIN = 3
-
 _FIXED = frozenset(f.name for f in fields(Settings))
 _OPENING = frozenset(f.name for f in fields(Opening))
-
-
-def _read_again(
-    read: Callable[Concatenate[LanceDBBackend, P], R],
-) -> Callable[Concatenate[LanceDBBackend, P], R]:
-    """Repeat a read that met files which another process had just removed; the new table is looked up first."""
-
-    @functools.wraps(read)
-    def reading(self: LanceDBBackend, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        for _ in range(_READ_AGAIN):
-            try:
-                return read(self, *args, **kwargs)
-            except BackendError as error:
-                if not table_is_gone(error):
-                    raise
-                self._forget()
-        return read(self, *args, **kwargs)
-
-    return reading
 
 
 class LanceDBBackend(Backend):
@@ -82,6 +58,7 @@ class LanceDBBackend(Backend):
         exact_search=True,
         approximate_coarse=True,
         quantization=QUANTIZATION,
+        attachments=True,
     )
     options: ClassVar[frozenset[str]] = _FIXED | _OPENING
 
@@ -129,7 +106,7 @@ class LanceDBBackend(Backend):
         return self._entered(self._collections.read())
 
     def _entered(self, entry: Entry | None) -> Manifest | None:
-        self._forget()
+        self.forget()
         if entry is not None:
             self._declare(entry.settings)
         self._manifest = manifest = None if entry is None else entry.manifest
@@ -146,13 +123,30 @@ class LanceDBBackend(Backend):
         if self._database.reader() is not None:
             with self._writing():
                 self._manifest = None
-                self._forget()
+                self.forget()
                 self._collections.drop()
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        sealed = seal(name, content)
+        if self._collections.read() is None:
+            raise self._not_there()
+        with self._writing(), self._database.errors("writing an attachment"):
+            entry, _ = self._look_up()
+            self._collections.attachments(entry).write(name, sealed)
+
+    @read_again
+    def read_attachment(self, name: str) -> bytes | None:
+        checked_name(name)
+        with self._database.errors("reading an attachment"):
+            entry = self._collections.read()
+            sealed = None if entry is None else self._collections.attachments(entry).read(name)
+            return None if sealed is None else unseal(name, sealed, self.address)
 
     def _writing(self) -> Any:
         return self._database.writing(f"rows.{self.address.collection}")
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Look up anew, at the next call, which table holds the rows."""
         self._current = None
 
     def _look_up(self) -> tuple[Entry, Any]:
@@ -164,14 +158,17 @@ class LanceDBBackend(Backend):
         entry = self._collections.read()
         table = None if entry is None else self._database.open_table(entry.rows)
         if entry is None or table is None:
-            self._manifest = None
-            self._forget()
-            raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
+            raise self._not_there()
         current = self._current  # other threads forget it
         if current is None or current[0].rows != entry.rows:
             self._current = entry, Handles(self._database, entry.rows)
         self._manifest = entry.manifest
         return entry, table
+
+    def _not_there(self) -> CollectionNotFound:
+        self._manifest = None
+        self.forget()
+        return CollectionNotFound(f"there is no collection at {self.address}; index something first")
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[Snapshot]:
@@ -229,16 +226,17 @@ class LanceDBBackend(Backend):
         with self._writing(), self._database.errors("repairing"):
             entry, table = self._look_up()
             self._collections.drop_orphans()
+            self._collections.attachments(entry).clear()
             Upkeep(table, entry.settings, self._opening.keep_versions).run(unfinished=True)
 
     # -- reading -------------------------------------------------------------------------------------------
 
-    @_read_again
+    @read_again
     def get(self, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         with self._database.errors("reading rows"), self._snapshot() as snapshot:
             return snapshot.get(ids, vectors=vectors)
 
-    @_read_again
+    @read_again
     def count(self, filter: Filter | None = None) -> int:
         with self._database.errors("counting"), self._snapshot() as snapshot:
             return snapshot.count(snapshot.resolve(filter))
@@ -250,25 +248,25 @@ class LanceDBBackend(Backend):
             snapshot, resolved = self._resolved(filter)
             yield from snapshot.scan(resolved, vectors=vectors, documents=documents, batch_size=batch_size)
 
-    @_read_again
+    @read_again
     def fetch_vectors(self, ids: Sequence[str]) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         with self._database.errors("reading vectors"), self._snapshot() as snapshot:
             return snapshot.fetch_vectors(ids)
 
     # -- search --------------------------------------------------------------------------------------------
 
-    @_read_again
+    @read_again
     def search(self, request: SearchRequest) -> list[Ranking]:
         """As everywhere, but all on one version, and the full vectors come with the candidates."""
         with self._database.errors("searching"), self._snapshot() as snapshot:
             return snapshot.search(request)
 
-    @_read_again
+    @read_again
     def coarse_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         with self._database.errors("searching"), self._snapshot() as snapshot:
             return [each.candidates for each in snapshot.nearest(vectors, limit, filter, full=False)]
 
-    @_read_again
+    @read_again
     def exact_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         with self._database.errors("searching exactly"), self._snapshot() as snapshot:
             return [each.candidates for each in snapshot.exactly(vectors, limit, filter)]
@@ -281,7 +279,7 @@ class LanceDBBackend(Backend):
     def resolve_filter(self, filter: Filter | None) -> Filter | None:
         return self._resolved(filter)[1]
 
-    @_read_again
+    @read_again
     def _resolved(self, filter: Filter | None) -> tuple[Snapshot, Filter | None]:
         with self._database.errors("checking the filter"):
             snapshot = self._snapshot_of(*self._look_up())
@@ -289,11 +287,11 @@ class LanceDBBackend(Backend):
 
     # -- the rest ------------------------------------------------------------------------------------------
 
-    @_read_again
+    @read_again
     def stats(self) -> BackendStats:
         with self._database.errors("counting"), self._snapshot() as snapshot:
             return snapshot.stats()
 
     def close(self) -> None:
-        self._forget()
+        self.forget()
         self._database.close()

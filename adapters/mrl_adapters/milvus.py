@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal_text
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
+from mrl_retrieval.errors import CollectionNotFound
 from mrl_retrieval.filters import Filter, IdIn, check_order
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray
@@ -31,6 +33,7 @@ from mrl_retrieval.two_stage import (
     two_stage,
 )
 
+from . import _pieces
 from ._milvus import filters, rows
 from ._milvus.client import Connection
 from ._milvus.collections import COARSE, DOCUMENT, FULL, HAS_VECTOR, METADATA, PK, Collections, Table
@@ -50,7 +53,9 @@ class MilvusBackend(Backend):
     ``db_name``, ``num_shards``, ``replica_number`` and ``tls``.
     """
 
-    capabilities = Capabilities(filter_operators=filters.OPERATORS, exact_search=True, quantization=QUANTIZATION)
+    capabilities = Capabilities(
+        filter_operators=filters.OPERATORS, exact_search=True, quantization=QUANTIZATION, attachments=True
+    )
     options = frozenset(Options.__dataclass_fields__)
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -99,6 +104,32 @@ class MilvusBackend(Backend):
     def drop(self) -> None:
         self._manifest = None
         self._collections.drop()
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        sealed = seal_text(name, content)
+        with self._connection.place.writing:
+            manifest = self.read_manifest()
+            if manifest is None:
+                raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
+            _pieces.write(self._collections.blobs.made(manifest), name, sealed)
+
+    def read_attachment(self, name: str) -> bytes | None:
+        checked_name(name)
+        manifest = self.read_manifest()
+        try:
+            blobs = None if manifest is None else self._collections.blobs.find(manifest)
+            return None if blobs is None else _pieces.read(blobs, name, self.address)
+        except CollectionNotFound:
+            return None  # dropped just now
+
+    def repair(self) -> None:
+        """Remove what interrupted writes and drops left of attachments; rows need nothing. Call it while nobody else
+        writes."""
+        with self._connection.place.writing:
+            manifest = self._table().manifest
+            self._collections.blobs.remove_others(manifest)
+            if (blobs := self._collections.blobs.find(manifest)) is not None:
+                _pieces.clear(blobs)
 
     def _table(self) -> Table:
         table = self._entities.table()

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal, unseal
 from mrl_retrieval.backend import Backend, BackendStats, Capabilities
 from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.errors import DimensionError, MissingExtra
@@ -69,6 +70,7 @@ class PgvectorBackend(Backend):
         exact_search=True,
         approximate_coarse=True,
         quantization=frozenset({"halfvec", "binary"}),
+        attachments=True,
     )
     options: ClassVar[frozenset[str]] = frozenset(f.name for f in fields(Options))
 
@@ -110,6 +112,15 @@ class PgvectorBackend(Backend):
     def drop(self) -> None:
         """See the base class. Waits for the statements that use the table."""
         self._session.drop()
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """See the base class. One transaction."""
+        self._session.attachments.write(name, seal(name, content))
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """See the base class."""
+        sealed = self._session.attachments.read(checked_name(name))
+        return None if sealed is None else unseal(name, sealed, self.address)
 
     def _learned(self, known: Known | None) -> None:
         self._manifest = None if known is None else known[0]

@@ -7,14 +7,23 @@ Qdrant collection's own metadata.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal_text
 from mrl_retrieval.backend import BackendStats, Capabilities
-from mrl_retrieval.errors import BackendError, ConflictError, InvalidInput, MissingExtra, NotACollection
+from mrl_retrieval.errors import (
+    BackendError,
+    ConflictError,
+    InvalidInput,
+    ManifestError,
+    MissingExtra,
+    NotACollection,
+)
 from mrl_retrieval.manifest import Manifest
 
 try:
@@ -23,10 +32,12 @@ except ImportError as error:
     raise MissingExtra("the qdrant backend", "qdrant") from error
 
 from ._qdrant import filters, local, points
+from ._qdrant.blobs import Blobs
 from ._qdrant.client import Connection
 from ._qdrant.errors import forbids_exact
 from ._qdrant.filters import JSON
-from ._qdrant.layout import QUANTIZATIONS, payload_indexes, vectors_config
+from ._qdrant.installed import MANIFEST, filter_of, known, manifest_text, quantization_of, quantizations
+from ._qdrant.layout import payload_indexes, vectors_config
 from ._qdrant.options import ServerOptions
 from ._qdrant.points import COARSE, Point, ScoredPoint
 from ._qdrant.search import QdrantSearch
@@ -34,9 +45,6 @@ from ._qdrant.search import QdrantSearch
 __all__ = ["QdrantBackend"]
 
 T = TypeVar("T")
-
-MANIFEST = "mrl_retrieval"
-"""Key of the manifest's text in the metadata of a Qdrant collection."""
 
 _IDS_AT_ONCE = 1_000
 """Of allowed ids, in local mode, whose vectors are read at a time."""
@@ -63,7 +71,8 @@ class QdrantBackend(QdrantSearch):
             filter_operators=filters.OPERATORS_PUSHED,
             exact_search=True,
             approximate_coarse=not in_process,
-            quantization=frozenset() if in_process else _quantizations(),
+            quantization=frozenset() if in_process else quantizations(),
+            attachments=True,
         )
 
     @classmethod
@@ -75,7 +84,7 @@ class QdrantBackend(QdrantSearch):
             NotACollection: the folder holds something else.
         """
         parsed = ServerOptions.parse(address, options)
-        if parsed.coarse_quantization not in _quantizations():
+        if parsed.coarse_quantization not in quantizations():
             raise InvalidInput(
                 f"coarse_quantization={parsed.coarse_quantization!r} is unknown to the qdrant-client installed here: "
                 "upgrade it (pip install -U qdrant-client)"
@@ -90,13 +99,13 @@ class QdrantBackend(QdrantSearch):
     def read_manifest(self) -> Manifest | None:
         """See the base class. A folder is opened, and so locked, by the first call that finds something in it."""
         info = self._info(self._name)
-        text = _manifest_text(info)
+        text = manifest_text(info)
         if info is not None and text is None:
             self._manifest = None
             raise self._not_ours("choose another ?collection=")
         found = None if text is None else Manifest.loads(text)
         # Only now, because other threads go by what was read before.
-        self._quantization, self._manifest = _quantization_of(info), found
+        self._quantization, self._manifest = quantization_of(info), found
         return found
 
     def write_manifest(self, manifest: Manifest, expected: Manifest | None) -> None:
@@ -118,7 +127,7 @@ class QdrantBackend(QdrantSearch):
         options = self._settings
         kind = options.coarse_quantization if self.capabilities.quantization else "none"
         config = {
-            name: models.VectorParams.model_validate(_known(params))
+            name: models.VectorParams.model_validate(known(params))
             for name, params in vectors_config(manifest, on_disk=options.on_disk, coarse_quantization=kind).items()
         }
         try:
@@ -137,7 +146,7 @@ class QdrantBackend(QdrantSearch):
             if "already exists" in str(error):
                 raise self._conflict() from error
             raise
-        if _manifest_text(self._info(self._name)) is None:
+        if manifest_text(self._info(self._name)) is None:
             self._run("removing the collection", lambda c: c.delete_collection(self._name))
             raise BackendError(
                 f"the Qdrant server at {self.address.url} does not keep the metadata of a collection, as servers do "
@@ -159,16 +168,34 @@ class QdrantBackend(QdrantSearch):
         if not self._connection.exists():
             return []
         found = self._run("listing collections", lambda c: c.get_collections()).collections
-        return sorted(each.name for each in found if _manifest_text(self._info(each.name)) is not None)
+        return sorted(each.name for each in found if manifest_text(self._info(each.name)) is not None)
 
     def drop(self) -> None:
         """See the base class. A Qdrant collection that is not ours is left alone: :class:`NotACollection`."""
         info = self._info(self._name)
         if info is not None:
-            if _manifest_text(info) is None:
+            if manifest_text(info) is None:
                 raise self._not_ours("it is not dropped: use Qdrant's own tools")
             self._run("dropping the collection", lambda c: c.delete_collection(self._name))
+            with contextlib.suppress(ManifestError):  # damaged: what it had is left to repair
+                self._blobs().remove(Manifest.loads(str(manifest_text(info))))
         self._manifest = None
+
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """See the base class. In pieces, in a Qdrant collection of its own."""
+        sealed = seal_text(name, content)
+        self.read_manifest()
+        self._blobs().write(self.manifest, name, sealed)
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """See the base class."""
+        checked_name(name)
+        manifest = self.read_manifest()
+        return None if manifest is None else self._blobs().read(manifest, name, self.address)
+
+    def _blobs(self) -> Blobs:
+        # Not kept: whoever drops the backend without closing it is noticed as long as nothing refers to it.
+        return Blobs(self._run, self._name, self._settings)
 
     def _info(self, name: str) -> models.CollectionInfo | None:
         if not self._connection.exists():
@@ -203,7 +230,7 @@ class QdrantBackend(QdrantSearch):
         )
 
     def _count(self, condition: JSON | None, *, exact: bool = True) -> int:
-        wanted = _filter(condition)
+        wanted = filter_of(condition)
         return self._run("counting", lambda c: c.count(self._name, count_filter=wanted, exact=exact)).count
 
     def _page(
@@ -212,7 +239,7 @@ class QdrantBackend(QdrantSearch):
         scroll = partial(
             QdrantClient.scroll,
             collection_name=self._name,
-            scroll_filter=_filter(condition),
+            scroll_filter=filter_of(condition),
             limit=size,
             offset=offset,
             with_payload=payload,
@@ -258,41 +285,12 @@ class QdrantBackend(QdrantSearch):
         )
 
     def repair(self) -> None:
-        """Make the payload indexes that an interrupted creation left out. Rows need none: each is written whole."""
+        """Make the payload indexes that an interrupted creation left out, and remove what interrupted writes and drops
+        left of attachments. Rows need nothing: each is written whole. Call it while nobody else writes."""
         self._require()
         self._index_payload()
+        self._blobs().clear(self.manifest)
 
     def close(self) -> None:
         """See the base class. The last backend of this process to close a folder frees it for others."""
         self._connection.close()
-
-
-def _filter(condition: JSON | None) -> models.Filter | None:
-    return None if condition is None else models.Filter.model_validate(condition)
-
-
-def _manifest_text(info: models.CollectionInfo | None) -> str | None:
-    """The manifest in a Qdrant collection's metadata; None where it is not ours."""
-    text = None if info is None else (info.config.metadata or {}).get(MANIFEST)
-    return text if isinstance(text, str) else None
-
-
-def _quantization_of(info: models.CollectionInfo | None) -> str:
-    vectors = None if info is None else info.config.params.vectors
-    coarse = vectors.get(COARSE) if isinstance(vectors, Mapping) else None
-    found = None if coarse is None else coarse.quantization_config
-    return "none" if found is None else next(iter(type(found).model_fields))
-
-
-def _quantizations() -> frozenset[str]:
-    """What the installed client knows."""
-    return frozenset(QUANTIZATIONS) - (set() if hasattr(models, "TurboQuantization") else {"turbo"})
-
-
-def _known(params: JSON) -> JSON:
-    """Settings without ``memory`` where the installed client, older than 1.20, does not know it."""
-    if "memory" in models.VectorParams.model_fields:
-        return params
-    return {
-        key: _known(value) if isinstance(value, dict) else value for key, value in params.items() if key != "memory"
-    }

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
 from mrl_retrieval.address import Address
+from mrl_retrieval.attachments import checked_name, seal
 from mrl_retrieval.backend import BackendStats, Capabilities
 from mrl_retrieval.errors import AddressError, BackendError, CollectionNotFound, MissingExtra, MRLError
 from mrl_retrieval.manifest import Manifest
@@ -58,6 +59,7 @@ class QdrantEdgeBackend(QdrantSearch):
             exact_search=True,
             approximate_coarse=True,
             quantization=frozenset(QUANTIZATIONS),
+            attachments=True,
         )
         self._lock = threading.Lock()
         self._closed = False
@@ -124,6 +126,20 @@ class QdrantEdgeBackend(QdrantSearch):
             self._acquire(self._place).drop(self._settings.lock_timeout)
         self._manifest = None
 
+    def write_attachment(self, name: str, content: bytes) -> None:
+        """See the base class. A file beside the manifest."""
+        sealed = seal(name, content)
+        if self._place is None or self.read_manifest() is None:
+            raise self._not_there()
+        self._acquire(self._place).write_attachment(name, sealed, self._settings.lock_timeout)
+
+    def read_attachment(self, name: str) -> bytes | None:
+        """See the base class. Opens no shard and takes no lock."""
+        checked_name(name)
+        if self._place is None or self.read_manifest() is None:
+            return None
+        return self._files(self._place).read_attachment(name)
+
     def _files(self, place: Path) -> EdgeFiles:
         return EdgeFiles(place, self.address.collection)
 
@@ -153,8 +169,11 @@ class QdrantEdgeBackend(QdrantSearch):
 
     def _run(self, doing: str, action: Callable[[edge.EdgeShard], T]) -> T:
         if self._place is None:
-            raise CollectionNotFound(f"there is no collection at {self.address}; index something first")
+            raise self._not_there()
         return self._acquire(self._place).run(action, doing=doing, patience=self._settings.lock_timeout)
+
+    def _not_there(self) -> CollectionNotFound:
+        return CollectionNotFound(f"there is no collection at {self.address}; index something first")
 
     def _write(self, doing: str, operation: edge.UpdateOperation, points: int) -> None:
         self._run(doing, lambda shard: shard.update(operation))
@@ -219,8 +238,11 @@ class QdrantEdgeBackend(QdrantSearch):
             shared.flush()
 
     def repair(self) -> None:
-        """Make the payload indexes that ``index_fields`` names and the collection has not. Rows need none."""
+        """Make the payload indexes that ``index_fields`` names and the collection has not, and remove what a killed
+        writer left of an attachment. Rows need nothing."""
         self._require()
+        if self._place is not None:
+            self._acquire(self._place).sweep_attachments(self._settings.lock_timeout)
         for operation in self._indexing():
             self._write("indexing the payload", operation, 0)
 

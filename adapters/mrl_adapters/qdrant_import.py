@@ -17,8 +17,8 @@ except ImportError as error:
 
 from ._foreign import TEXT_NAMES, check_ids, check_options, listed, vectors_first
 from ._qdrant.client import Connection
+from ._qdrant.installed import MANIFEST
 from ._qdrant.options import ServerOptions
-from .qdrant import MANIFEST
 
 __all__ = ["QdrantForeign", "open_foreign"]
 

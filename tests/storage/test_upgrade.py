@@ -168,3 +168,12 @@ def test_a_newer_one_is_refused_and_left_alone(old, open_store, batch, tmp_path)
         if path.is_file() and path.name != "write.lock":
             assert path.read_bytes() == (old / path.relative_to(tmp_path / "before")).read_bytes()
     assert not (tmp_path / "b.tar").exists()
+
+
+def test_an_attachment_is_a_write_like_any_other(old, open_store, vector):
+    store = open_store()
+    assert store.read_attachment("rotation") is None and version_of(old) == 1
+    store.write_attachment("rotation", b"0123456789")
+    assert version_of(old) == SCHEMA_VERSION and store.verify().ok
+    check(store, vector)
+    assert open_store().read_attachment("rotation") == b"0123456789"

@@ -3,7 +3,8 @@
 ``mrl-collections`` has a row a collection: its manifest, its settings, and the name of its rows' table,
 ``mrl-rows.TOKEN.NAME``, where TOKEN is new for every collection made. A change of that one row is one commit of
 LanceDB's, so a collection is made, changed and dropped at once; what a killed process leaves behind is a table of rows
-that no collection names, which nobody reads, and which the next write of the manifest, drop or repair removes.
+that no collection names, which nobody reads, and which the next write of the manifest, drop or repair removes. So it is
+with the table of attachments, whose name follows from that of the rows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from mrl_retrieval.errors import ConflictError, NotACollection
 from mrl_retrieval.manifest import Manifest
 
+from .attachments import Attachments, table_beside
 from .database import Database
 from .filters import key_of, keys_in
 from .options import Settings
@@ -134,12 +136,17 @@ class Collections:
                 catalogue.delete(keys_in([self._name]))
         self.drop_orphans()
 
+    def attachments(self, entry: Entry) -> Attachments:
+        """Those of the collection."""
+        return Attachments(self._database, entry.rows, self._keep)
+
     def drop_orphans(self) -> None:
-        """Remove the tables of rows of this name that the catalogue does not know."""
+        """Remove the tables of rows and attachments of this name that the catalogue does not know."""
         entry = self.read()
-        orphan = re.compile(rf"mrl-rows\.[0-9a-f]{{12}}\.{re.escape(self._name)}")
+        used = set() if entry is None else {entry.rows, table_beside(entry.rows)}
+        orphan = re.compile(rf"mrl-(rows|attachments)\.[0-9a-f]{{12}}\.{re.escape(self._name)}")
         for name in self._database.table_names():
-            if orphan.fullmatch(name) and (entry is None or name != entry.rows):
+            if orphan.fullmatch(name) and name not in used:
                 with self._database.errors("dropping the rows"):
                     self._database.connection().drop_table(name)
                 logger.debug("%s: dropped the table %s", self._database.address, name)

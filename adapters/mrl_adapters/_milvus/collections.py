@@ -26,6 +26,7 @@ from mrl_retrieval.errors import (
 )
 from mrl_retrieval.manifest import Manifest
 
+from .blobs import Blobs
 from .client import Connection
 from .filters import LONGEST_TERM
 from .lite import DOOMED, OURS
@@ -68,6 +69,7 @@ class Collections:
         self._connection = connection
         self._name = name
         self._milvus_name = _escaped(name)
+        self.blobs = Blobs(connection, self._milvus_name)
         self._table: Table | None = None
         self._looks = itertools.count(1)
         self._kept = 0
@@ -253,12 +255,13 @@ class Collections:
                 return
             if (without_vector := self._connection.without_vector) is not None:
                 without_vector.pop(self._milvus_name, None)
-            self._manifest_of(self._describe())
+            manifest = self._manifest_of(self._describe())
             call, name = self._connection.call, self._milvus_name
             if self._connection.lite:
                 name = DOOMED + uuid.uuid4().hex
                 call("dropping the collection", "rename_collection", old_name=self._milvus_name, new_name=name)
             call("dropping the collection", "drop_collection", collection_name=name)
+            self.blobs.remove(manifest)
 
     def _there(self, name: str) -> bool:
         return bool(self._connection.call("looking up the collection", "has_collection", collection_name=name))

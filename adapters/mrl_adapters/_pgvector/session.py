@@ -10,6 +10,7 @@ from mrl_retrieval.address import Address
 from mrl_retrieval.errors import CollectionNotFound
 from mrl_retrieval.manifest import Manifest
 
+from .attachments import Attachments
 from .client import Connections, Statement
 from .layout import Layout, Types
 from .options import Options
@@ -32,6 +33,7 @@ class Session:
         self._learned = weakref.WeakMethod(learned)
         self._connections = Connections(address, options)
         self.tables = Tables(address, options, self._connections)
+        self.attachments = Attachments(address, options, self._connections)
         self._known: Known | None = None
         self._types: Types | None = None
 

@@ -25,6 +25,7 @@ from mrl_retrieval.errors import (
 )
 from mrl_retrieval.manifest import Manifest
 
+from .attachments import forget
 from .client import Connections, Statement
 from .layout import Layout, Settings, Types
 from .options import Options
@@ -220,6 +221,7 @@ class Tables:
         if row is not None:
             table = sql.Identifier(self._schema, self._table(row[0]))
             connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(table))
+            forget(connection, self._schema, row[0])
 
     # -- the rest ------------------------------------------------------------------------------------------
 

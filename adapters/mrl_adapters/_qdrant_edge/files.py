@@ -4,6 +4,7 @@
 
     folder/mrl-qdrant-edge.json        the marker: this folder is ours
     folder/NAME/collection.json        the manifest; written last when a collection is made
+    folder/NAME/attachments/           a file each, sealed
     folder/NAME/lock                   held by the process that has the shard open
     folder/NAME/shard/                 Qdrant's own files
 """
@@ -11,16 +12,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from mrl_retrieval.address import check_collection_name
+from mrl_retrieval.attachments import checked_name, unseal
 from mrl_retrieval.errors import AddressError, ManifestError, NewerFormatError, NotACollection
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.storage.access import not_allowed
-from mrl_retrieval.storage.files import os_errors, sync_folder, write_atomically
+from mrl_retrieval.storage.files import os_errors, sweep_temporaries, sync_folder, write_atomically
 
 __all__ = ["EdgeFiles", "collection_names", "is_ours"]
 
@@ -55,6 +58,11 @@ class EdgeFiles:
         """Qdrant's folder."""
         return self.folder / "shard"
 
+    @property
+    def attachments(self) -> Path:
+        """A file for each attachment; made with the first."""
+        return self.folder / "attachments"
+
     def read(self) -> tuple[Manifest, str] | None:
         """The manifest and how the coarse vectors are quantised; None where there is no collection. Takes no lock.
 
@@ -87,6 +95,39 @@ class EdgeFiles:
         with os_errors(f"writing {self.folder / _COLLECTION}"):
             write_atomically(self.folder / _COLLECTION, json.dumps(said, indent=1).encode() + b"\n")
 
+    def read_attachment(self, name: str) -> bytes | None:
+        """What was last written under this name; None where there is nothing. Takes no lock.
+
+        Raises:
+            CorruptionError: it is not as it was written.
+        """
+        path = self._attachment(name)
+        with os_errors(f"reading {path}"):
+            try:
+                sealed = path.read_bytes()
+            except FileNotFoundError:
+                return None
+        return unseal(name, sealed, self.folder)
+
+    def write_attachment(self, name: str, sealed: bytes) -> None:
+        """Put what :func:`~mrl_retrieval.attachments.seal` gave in place, whole or not at all. The lock is held."""
+        path = self._attachment(name)
+        with os_errors(f"writing {path}"):
+            if not self.attachments.is_dir():
+                self.attachments.mkdir(exist_ok=True)
+                sync_folder(self.folder)
+            write_atomically(path, sealed)
+
+    def sweep_attachments(self) -> None:
+        """Remove what killed writers left half written. The lock is held."""
+        with os_errors(f"looking into {self.attachments}"):
+            if self.attachments.is_dir():
+                sweep_temporaries(self.attachments)
+
+    def _attachment(self, name: str) -> Path:
+        # Some file systems take "a" and "A" for the same name.
+        return self.attachments / (re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", checked_name(name)) + ".bin")
+
     def create(self) -> None:
         """Make the folders and the marker, durably; nothing happens where they exist."""
         with os_errors(f"creating {self.folder}"):
@@ -101,10 +142,11 @@ class EdgeFiles:
             sync_folder(self.place)
 
     def clear(self) -> None:
-        """Remove the shard that an interrupted creation left, and make the folder of a new one. The lock is held."""
+        """Remove what an interrupted creation left, and make the folder of a new shard. The lock is held."""
         with os_errors(f"creating {self.shard}"):
-            if self.shard.exists():
-                shutil.rmtree(self.shard)
+            for folder in (self.shard, self.attachments):
+                if folder.exists():
+                    shutil.rmtree(folder)
             self.shard.mkdir()
             sync_folder(self.folder)
 
@@ -119,7 +161,7 @@ class EdgeFiles:
 
     def check_strangers(self) -> None:
         """Raise :class:`NotACollection` where the collection's folder holds what this library did not put there."""
-        ours = {_COLLECTION, self.lock.name, self.shard.name}
+        ours = {_COLLECTION, self.lock.name, self.shard.name, self.attachments.name}
         with os_errors(f"looking into {self.folder}"):
             try:
                 names = [entry.name for entry in self.folder.iterdir()]

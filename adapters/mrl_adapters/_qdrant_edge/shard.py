@@ -194,6 +194,22 @@ class SharedShard:
                     shard.close()
             self.files.write(manifest, quantization)
 
+    def write_attachment(self, name: str, sealed: bytes, patience: float) -> None:
+        """Put a sealed attachment in place.
+
+        Raises:
+            CollectionNotFound: there is no collection.
+        """
+        with self._lock.write(), self._folder_taken(patience):
+            if self.files.read() is None:
+                raise self._not_there()
+            self.files.write_attachment(name, sealed)
+
+    def sweep_attachments(self, patience: float) -> None:
+        """Remove what killed writers left half written."""
+        with self._lock.write(), self._folder_taken(patience):
+            self.files.sweep_attachments()
+
     def drop(self, patience: float) -> None:
         """Remove the collection. The shard may be opened again when it was made again."""
         with self._lock.write(), self._folder_taken(patience):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from qdrant_client import models
 
-from mrl_adapters import qdrant
+from mrl_adapters._qdrant import installed
 from mrl_adapters._qdrant.layout import vectors_config
 from mrl_adapters._qdrant.options import Options, ServerOptions
 from mrl_retrieval.errors import (
@@ -148,12 +148,12 @@ def test_a_client_without_turboquant_says_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_client_without_memory_is_told_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     config = vectors_config(manifest((12,)), on_disk=True, coarse_quantization="scalar")
     assert config["full"]["memory"] == "cold"
-    assert qdrant._known(config["full"]) == config["full"]
+    assert installed.known(config["full"]) == config["full"]
     fields = {name: field for name, field in models.VectorParams.model_fields.items() if name != "memory"}
     monkeypatch.setattr(models.VectorParams, "__pydantic_fields__", fields)
-    assert qdrant._known(config["full"]) == {
+    assert installed.known(config["full"]) == {
         "size": DIM, "distance": "Dot", "hnsw_config": {"m": 0, "payload_m": 0}, "on_disk": True,
     }  # fmt: skip
-    assert qdrant._known(config["coarse"])["quantization_config"] == {
+    assert installed.known(config["coarse"])["quantization_config"] == {
         "scalar": {"type": "int8", "quantile": 0.99, "always_ram": True}
     }
