@@ -28,7 +28,7 @@ class FastEmbedEncoder(Encoder):
     Documents go through its ``passage_embed`` and queries through its ``query_embed``, which tell them apart for few
     models: where a model wants prompts, give them. Thread-safe: one session of ONNX Runtime serves every thread.
 
-    ``max_tokens`` is what the model's tokenizer leaves to a text, after special tokens and the longer of the prompts; it
+    ``max_tokens`` is what the model's tokenizer leaves to a text, after special tokens and the longer prompt; it
     cuts off what is beyond. ``count_tokens`` counts the text alone, to its end.
 
     Args:
