@@ -19,7 +19,7 @@ from typing import NoReturn
 from mrl_retrieval import __version__
 from mrl_retrieval.errors import MRLError
 
-from . import demo, index, info, learn, manage, move, reindex, search, take, upkeep
+from . import demo, embed, index, info, learn, manage, move, reindex, search, take, upkeep
 from .output import Output, on_one_line
 
 __all__ = ["build_parser", "main"]
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mrl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for module in (index, search, learn, info, manage, upkeep, take, move, reindex, demo):
+    for module in (index, embed, search, learn, info, manage, upkeep, take, move, reindex, demo):
         module.add_parsers(commands)
     return parser
 

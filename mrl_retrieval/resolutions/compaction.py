@@ -14,7 +14,7 @@ from mrl_retrieval.storage.files import os_errors, sync_folder
 
 from .contents import HEADER_BYTES, ROWS, Contents, vector_file
 from .mapped import MappedRows
-from .row_log import row_lines
+from .row_log import row_line
 
 __all__ = ["compacted"]
 
@@ -49,7 +49,7 @@ def compacted(folder: Path, old: Contents, name: str, kept: Iterable[tuple[int, 
             while part := list(islice(rows, _ROWS_AT_ONCE)):
                 numbers = np.array([number for number, _ in part], dtype=np.int64)
                 vectors = {dim: mapped[dim].take(numbers).tobytes() for dim in old.dims}
-                about = row_lines(*zip(*((row.id, row.document, row.metadata) for _, row in part), strict=True))
+                about = b"".join(row_line(row.id, row.document, row.metadata) for _, row in part)
                 for dim, content in vectors.items():
                     files[dim].write(content)
                 log.write(about)

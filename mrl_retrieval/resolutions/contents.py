@@ -18,7 +18,7 @@ from mrl_retrieval.storage.files import os_errors, write_atomically
 
 from .block_sums import BlockSums
 
-__all__ = ["JOURNAL", "MANIFEST", "Contents", "found", "npy_header", "read", "vector_file"]
+__all__ = ["JOURNAL", "MANIFEST", "Contents", "existing", "found", "npy_header", "read", "vector_file"]
 
 MANIFEST = "resolutions.json"
 JOURNAL = "unfinished.json"
@@ -131,6 +131,16 @@ def read(path: Path) -> Contents | None:
         raise ManifestError(f"{path} is incomplete ({error!r}): restore it from a backup") from error
 
 
+def existing(folder: Path) -> Contents | None:
+    """What a run would go on from: what was not finished, else what is published; None where there is nothing.
+
+    Raises:
+        ManifestError: it is damaged.
+    """
+    place = folder.expanduser()
+    return read(place / JOURNAL) or read(place / MANIFEST)
+
+
 def found(folder: Path) -> Contents:
     """The manifest of a folder.
 
@@ -147,9 +157,7 @@ def found(folder: Path) -> Contents:
             f"the vectors in {folder} are not finished ({unfinished.rows:,} rows are in): run again what writes them"
         )
     if folder.exists() and (not folder.is_dir() or any(entry.name != LOCK for entry in folder.iterdir())):
-        raise NotACollection(
-            f"{folder} holds no {MANIFEST}, so it is no folder of stored vectors; 'mrl embed' makes one"
-        )
+        raise NotACollection(f"{folder} holds no {MANIFEST}, so it holds no stored vectors; 'mrl embed' makes them")
     raise CollectionNotFound(
         f"there are no stored vectors at {folder}: 'mrl embed' or save_multi_resolution makes them"
     )

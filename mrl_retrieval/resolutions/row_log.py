@@ -6,6 +6,7 @@ the earlier row. What is finished has neither.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +19,12 @@ from mrl_retrieval.storage.files import os_errors
 
 from .block_sums import BLOCK, BlockSums
 
-__all__ = ["LiveRows", "deletion_line", "lines", "row_lines"]
+__all__ = ["LiveRows", "deletion_line", "lines", "row_line"]
 
 
-def row_lines(ids: Sequence[str], documents: Sequence[str | None], metadatas: Sequence[Metadata]) -> bytes:
-    """The lines of some rows."""
-    rows = zip(ids, documents, metadatas, strict=True)
-    return "".join(
-        canonical_json({"id": id, "document": document, "metadata": metadata}) + "\n" for id, document, metadata in rows
-    ).encode()
+def row_line(id: str, document: str | None, metadata: Metadata) -> bytes:
+    """The line of a row; equal rows have equal lines."""
+    return (canonical_json({"id": id, "document": document, "metadata": metadata}) + "\n").encode()
 
 
 def deletion_line(ids: Sequence[str]) -> bytes:
@@ -63,7 +61,7 @@ class LiveRows:
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)  # "": a temporary file that SQLite removes itself
-        self._db.execute("CREATE TABLE live (id TEXT PRIMARY KEY, row INTEGER NOT NULL) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE live (id TEXT PRIMARY KEY, row INTEGER NOT NULL, line BLOB) WITHOUT ROWID")
         self._db.execute("BEGIN")
 
     def load(self, log: Iterable[Row | list[str]]) -> None:
@@ -71,14 +69,15 @@ class LiveRows:
         row = 0
         for entry in log:
             if isinstance(entry, Row):
-                self.put([entry.id], row)
+                self.put([(entry.id, row_line(entry.id, entry.document, entry.metadata))], row)
                 row += 1
             else:
                 self.remove(entry)
 
-    def put(self, ids: Sequence[str], first: int) -> None:
-        """Ids whose rows are numbered from ``first`` on."""
-        self._db.executemany("INSERT OR REPLACE INTO live VALUES (?, ?)", ((id, first + i) for i, id in enumerate(ids)))
+    def put(self, rows: Sequence[tuple[str, bytes]], first: int) -> None:
+        """Ids and lines of rows that are numbered from ``first`` on."""
+        values = ((id, first + i, _digest(line)) for i, (id, line) in enumerate(rows))
+        self._db.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?)", values)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Ids that are gone."""
@@ -89,6 +88,11 @@ class LiveRows:
         found: tuple[int] | None = self._db.execute("SELECT row FROM live WHERE id = ?", (id,)).fetchone()
         return None if found is None else found[0]
 
+    def holds(self, id: str, line: bytes) -> bool:
+        """Whether the row of this id has this very line."""
+        found = self._db.execute("SELECT 1 FROM live WHERE id = ? AND line = ?", (id, _digest(line))).fetchone()
+        return found is not None
+
     def __len__(self) -> int:
         count: int = self._db.execute("SELECT count(*) FROM live").fetchone()[0]
         return count
@@ -96,3 +100,7 @@ class LiveRows:
     def close(self) -> None:
         """Remove the temporary database."""
         self._db.close()
+
+
+def _digest(line: bytes) -> bytes:
+    return hashlib.blake2b(line, digest_size=16).digest()

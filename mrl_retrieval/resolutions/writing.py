@@ -29,7 +29,7 @@ from . import contents as layout
 from .compaction import compacted
 from .contents import Contents, npy_header, vector_file
 from .place import check_same, make_folder, new_name, sweep
-from .row_log import LiveRows, deletion_line, lines, row_lines
+from .row_log import LiveRows, deletion_line, lines, row_line
 
 __all__ = ["ResolutionWriter"]
 
@@ -130,8 +130,13 @@ class ResolutionWriter:
             return
         self._begin()
         data = {dim: _half(rows, dim) for dim in self._now.dims}
-        self._commit(self._now.extended(len(rows), data, log := row_lines(ids, texts, about)), data, log)
-        self._live.put(ids, self._now.rows - len(rows))
+        own = [row_line(id, text, metadata) for id, text, metadata in zip(ids, texts, about, strict=True)]
+        self._commit(self._now.extended(len(rows), data, log := b"".join(own)), data, log)
+        self._live.put(list(zip(ids, own, strict=True)), self._now.rows - len(rows))
+
+    def holds(self, id: str, document: str | None, metadata: Metadata) -> bool:
+        """Whether this very row is in, so that it need not be encoded again."""
+        return self._live.holds(id, row_line(id, document, metadata))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove rows; unknown ids are no error. How many were there."""
