@@ -144,7 +144,7 @@ def as_encoder(obj: Any, name: str | None = None) -> Encoder:
     Args:
         obj: the object.
         name: what to call its model in the collection's identity. An unnamed callable is identified by its
-            vectors of a few fixed texts alone.
+            vectors of a few fixed texts alone, an object of LangChain's form by the name that it gives its model too.
 
     Raises:
         InvalidInput: it is none of these.
@@ -171,8 +171,10 @@ def as_encoder(obj: Any, name: str | None = None) -> Encoder:
             found = replace(found, model=name)
         return _wrap(obj.encode_document, getattr(obj, "encode_query", obj.encode_document), name, found, max_tokens)
     if callable(getattr(obj, "embed_documents", None)) and callable(getattr(obj, "embed_query", None)):
-        embed_query = obj.embed_query
-        return _wrap(obj.embed_documents, lambda texts: [embed_query(text) for text in texts], name, None, max_tokens)
+        from .encoders.langchain import LangChainEncoder
+
+        known = isinstance(max_tokens, int) and max_tokens > 0
+        return LangChainEncoder(obj, model=name, max_tokens=max_tokens if known else None)
     if callable(getattr(obj, "encode", None)):
         return _wrap(obj.encode, obj.encode, name, None, max_tokens)
     if callable(obj) and not isinstance(obj, type):

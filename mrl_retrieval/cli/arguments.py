@@ -8,7 +8,16 @@ from typing import Any, TextIO
 
 from mrl_retrieval.settings import check_recall
 
-__all__ = ["add_options", "add_progress", "backend_option", "filter_json", "positive", "share", "wants_progress"]
+__all__ = [
+    "add_options",
+    "add_progress",
+    "backend_option",
+    "dims",
+    "filter_json",
+    "positive",
+    "share",
+    "wants_progress",
+]
 
 
 _TEXTS = ("api_key", "password", "token", "user")
@@ -24,6 +33,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return value
+
+
+def dims(text: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, with commas between them."""
+    return tuple(positive(part.strip()) for part in text.split(","))
 
 
 def share(text: str) -> float:

@@ -6,12 +6,12 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cached_snapshot", "fingerprint", "hub_error", "quiet_loading"]
+__all__ = ["cached_snapshot", "fingerprint", "fingerprint_of", "hub_error", "quiet_loading"]
 
 _CONFIGURATION = frozenset({"modules.json", "config.json", "sentence_bert_config.json", "tokenizer.json", "vocab.txt"})
 _WEIGHTS = frozenset({".safetensors", ".bin"})
@@ -27,8 +27,13 @@ def fingerprint(folder: Path) -> str:
     file of weights. Names and dates play no part, so that a copy is the same model; prompts neither, they are
     compared by themselves.
     """
+    return fingerprint_of(_files(folder))
+
+
+def fingerprint_of(files: Iterable[Path]) -> str:
+    """The same of given files, in their order; each must exist."""
     digest = hashlib.sha256()
-    for path in _files(folder):
+    for path in files:
         size = path.stat().st_size
         digest.update(b"%d:" % size)
         if path.name in _CONFIGURATION:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from mrl_retrieval.encoder import Encoder, EncoderCard, Span
-from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
+from mrl_retrieval.errors import EncoderError, InvalidInput
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
 
-from .model_files import cached_snapshot, fingerprint, hub_error, quiet_loading
+from .process_pool import ProcessPool
+from .sentence_transformers_loading import TRUNCATED, checked_object, hub_id, import_package, loaded, pooling_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class SentenceTransformerEncoder(Encoder):
         device: as PyTorch names it; None: the best there is. For names and folders only.
         batch_size: texts in one forward pass.
         prompts: ``{"query": …, "document": …}``, instead of the model's own; ``""`` for none.
+        pool: devices, such as ``["cuda:0", "cuda:1"]`` or ``["cpu"] * 4``, for one process each, among which calls with
+            more than ``batch_size`` texts are shared out. The first such call starts them, :meth:`close` stops them.
         trust_remote_code: let the model's repository run its own Python code on this machine.
         load_options: passed on to ``SentenceTransformer(…)``, such as ``revision``, ``cache_folder``, ``token``,
             ``local_files_only``, ``model_kwargs``, ``backend``. For names and folders only.
@@ -67,33 +70,35 @@ class SentenceTransformerEncoder(Encoder):
         device: str | None = None,
         batch_size: int = 32,
         prompts: Mapping[str, str] | None = None,
+        pool: Sequence[str] | None = None,
         trust_remote_code: bool = False,
         **load_options: Any,
     ) -> None:
-        package = _import()
+        package = import_package()
         self._own_prompts = _checked_prompts(prompts)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InvalidInput(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self._batch_size = batch_size
         self._lock = threading.Lock()
+        self._pool = None if pool is None else ProcessPool(pool)
         name = revision = None
         if isinstance(model, (str, Path)):
             if "truncate_dim" in load_options:
-                raise InvalidInput(_TRUNCATED.format(load_options["truncate_dim"], "all"))
+                raise InvalidInput(TRUNCATED.format(load_options["truncate_dim"], "all"))
             options = dict(load_options, device=device, trust_remote_code=trust_remote_code)
-            self._model, reference, revision = _loaded(package, str(model), options)
+            self._model, reference, revision = loaded(package, str(model), options)
             if not (self._own_prompts or trust_remote_code or load_options.keys() - _HARMLESS):
                 name = f"sentence-transformers:{reference}"
         else:
-            self._model = _checked_object(package, model, device, trust_remote_code, load_options)
+            self._model = checked_object(package, model, device, trust_remote_code, load_options)
         self.dim = self._full_dim()
         self.identity = EncoderCard(
             dim=self.dim,
             name=name,
-            model=_hub_id(self._model),
+            model=hub_id(self._model),
             revision=revision,
             prompts={task: text for task in _TASKS if (text := self._prompt(task))},
-            pooling=_pooling(self._model),
+            pooling=pooling_of(self._model),
             normalization="l2",
         )
         self.max_tokens = self._context()
@@ -113,6 +118,19 @@ class SentenceTransformerEncoder(Encoder):
             EncoderError: the model refuses one of ``kwargs``, or it would change the form of the embeddings.
         """
         return self._encode("query", texts, kwargs)
+
+    def close(self) -> None:
+        """Stop the processes of ``pool``; the next call with many texts starts them again. Also done when the encoder
+        is no longer used, and at the end of Python."""
+        if self._pool is not None:
+            with self._lock:
+                self._pool.close()
+
+    def __enter__(self) -> SentenceTransformerEncoder:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text by the model's tokenizer, without prompts and special tokens."""
@@ -163,7 +181,10 @@ class SentenceTransformerEncoder(Encoder):
         encode = self._model.encode_query if task == "query" else self._model.encode_document
         try:
             with self._lock:
-                raw = encode(list(texts), convert_to_numpy=True, **options)
+                if self._pool is not None and len(texts) > options["batch_size"]:
+                    raw = self._pool.encode(self._model, encode, list(texts), options)
+                else:
+                    raw = encode(list(texts), convert_to_numpy=True, **options)
         except (TypeError, ValueError) as error:
             given = f" with {', '.join(sorted(kwargs))}" if kwargs else ""
             raise EncoderError(f"the sentence-transformers model refused {len(texts)} texts{given}: {error}") from error
@@ -210,105 +231,8 @@ def from_spec(argument: str = "", **options: Any) -> SentenceTransformerEncoder:
     return SentenceTransformerEncoder(argument, **options)
 
 
-_TRUNCATED = (
-    "the model was told to cut its embeddings to {} of {} components (truncate_dim); a collection stores full "
-    "embeddings and cuts them itself: load the model without truncate_dim, and say coarse_dims or fine_dims instead"
-)
-
-
-def _import() -> Any:
-    try:
-        package = importlib.import_module("sentence_transformers")
-    except ImportError as error:
-        raise MissingExtra("the sentence-transformers encoder", "sentence-transformers") from error
-    if not hasattr(package.SentenceTransformer, "encode_query"):
-        raise MissingExtra(
-            f"the sentence-transformers encoder (found version {package.__version__}, needs 5 or later)",
-            "sentence-transformers",
-        )
-    return package
-
-
 def _checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
     checked = dict(prompts or {})
     if not all(key in _TASKS and isinstance(text, str) for key, text in checked.items()):
         raise InvalidInput(f"prompts are texts under the keys 'query' and 'document', got {checked!r}")
     return checked
-
-
-def _checked_object(
-    package: Any, model: Any, device: str | None, trust_remote_code: bool, load_options: Mapping[str, Any]
-) -> Any:
-    if not isinstance(model, package.SentenceTransformer):
-        raise InvalidInput(
-            f"{type(model).__name__} makes no dense embeddings; pass a SentenceTransformer, a hub name or a folder"
-        )
-    given = sorted(load_options) + ["device"] * (device is not None) + ["trust_remote_code"] * trust_remote_code
-    if given:
-        raise InvalidInput(
-            f"{', '.join(given)}: the model is loaded already; set it there, or pass its name or folder instead"
-        )
-    if model.truncate_dim is not None:
-        with model.truncate_embeddings(None):
-            full = model.get_embedding_dimension() if hasattr(model, "get_embedding_dimension") else "all"
-        raise InvalidInput(_TRUNCATED.format(model.truncate_dim, full))
-    return model
-
-
-def _loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, str | None]:
-    """The model, what to call it so that it is found again, and the fingerprint of its files."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        folder = folder.resolve()
-        with quiet_loading():
-            return _constructed(package, str(folder), options), str(folder), fingerprint(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
-        raise EncoderError(
-            f"there is no model folder {str(folder)!r}; give a folder that SentenceTransformer.save made, or a name on "
-            "the hub such as 'all-MiniLM-L6-v2'"
-        )
-    snapshot = cached_snapshot(name, options)
-    if snapshot is not None:
-        try:
-            with quiet_loading():
-                return _constructed(package, name, dict(options, local_files_only=True)), name, fingerprint(snapshot)
-        except EncoderError as error:
-            logger.debug("not complete in the local cache, asking the hub: %s", error)
-    if unreachable := hub_error(name, options):
-        raise EncoderError(
-            f"the model {name!r} is not, or not completely, in the local cache, and the Hugging Face hub cannot be "
-            f"reached ({unreachable}): go online once, or give a folder that SentenceTransformer.save made, as "
-            "'sentence-transformers:./folder'"
-        )
-    model = _constructed(package, name, options)
-    snapshot = cached_snapshot(name, options)
-    return model, name, None if snapshot is None else fingerprint(snapshot)
-
-
-def _constructed(package: Any, name: str, options: Mapping[str, Any]) -> Any:
-    try:
-        model = package.SentenceTransformer(name, **options)
-    except Exception as error:
-        raise EncoderError(
-            f"the sentence-transformers model {name!r} cannot be loaded ({type(error).__name__}: {error}); check the "
-            "name, or give a folder that SentenceTransformer.save made"
-        ) from error
-    model.truncate_dim = None  # a default that its folder may carry
-    return model
-
-
-def _hub_id(model: Any) -> str | None:
-    """The model's name on the hub; None for what came from a folder, which may be moved, or was put together here."""
-    transformer = getattr(model[0], "auto_model", None)
-    name = str(getattr(getattr(transformer, "config", None), "_name_or_path", "") or "")
-    return name if name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists() else None
-
-
-def _pooling(model: Any) -> str | None:
-    for module in model:
-        if type(module).__name__ == "Pooling":
-            mode = getattr(module, "pooling_mode", None) or module.get_pooling_mode_str()
-            return mode if isinstance(mode, str) else "+".join(mode)
-        if type(module).__name__ == "StaticEmbedding":
-            return "mean"
-    return None

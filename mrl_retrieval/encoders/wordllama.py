@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +21,13 @@ from mrl_retrieval.encoder import Encoder, EncoderCard, Span
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.matryoshka import FloatArray, normalize
 
+from .token_means import mean_of_tokens, text_parts
+
 __all__ = ["WordLlamaEncoder", "from_spec"]
 
 _CONFIG = "l2_supercat"
 _DIM = 256
 _WEIGHTS = f"{_CONFIG}_{_DIM}.safetensors"
-_TOKENS_AT_ONCE = 16_384  # rows gathered at a time: 16 MB
-_CHARACTERS_AT_ONCE = 1_000_000  # handed to the tokenizer in one call
-_TEXTS_AT_ONCE = 4096
 
 
 class WordLlamaEncoder(Encoder):
@@ -65,9 +64,9 @@ class WordLlamaEncoder(Encoder):
             raise EncoderError(f"the wordllama encoder takes no options, got {', '.join(sorted(kwargs))}")
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         row = 0
-        for part in _parts(texts):
+        for part in text_parts(texts):
             for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False):
-                vectors[row] = self._mean(tokens.ids)
+                vectors[row] = mean_of_tokens(self._embedding, tokens.ids)
                 row += 1
         return normalize(vectors)
 
@@ -75,7 +74,7 @@ class WordLlamaEncoder(Encoder):
         """Tokens of each text, by the model's own tokenizer."""
         return [
             len(tokens)
-            for part in _parts(texts)
+            for part in text_parts(texts)
             for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False)
         ]
 
@@ -83,17 +82,6 @@ class WordLlamaEncoder(Encoder):
         """Where each token lies, in characters; the bytes of one character share its span."""
         spans: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return spans
-
-    def _mean(self, ids: Sequence[int]) -> FloatArray | float:
-        if not ids:
-            return 0.0
-        if len(ids) <= _TOKENS_AT_ONCE:
-            mean: FloatArray = self._embedding[ids].sum(axis=0) / np.float32(len(ids))
-            return mean
-        total = np.zeros(self.dim)
-        for start in range(0, len(ids), _TOKENS_AT_ONCE):
-            total += self._embedding[ids[start : start + _TOKENS_AT_ONCE]].sum(axis=0, dtype=np.float64)
-        return (total / len(ids)).astype(np.float32)
 
 
 def from_spec(argument: str = "", **options: Any) -> WordLlamaEncoder:
@@ -154,17 +142,3 @@ def _fingerprint(weights: Path) -> str:
     """
     with weights.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in runs small enough for the tokenizer's answer to stay small; a long text is a run by itself."""
-    part: list[str] = []
-    characters = 0
-    for text in texts:
-        if part and (characters + len(text) > _CHARACTERS_AT_ONCE or len(part) == _TEXTS_AT_ONCE):
-            yield part
-            part, characters = [], 0
-        part.append(text)
-        characters += len(text)
-    if part:
-        yield part

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
-from mrl_retrieval.backend import Backend
+from .target import StoredMetadata
 
 __all__ = ["BOOKKEEPING", "Owner", "StoredRows"]
 
@@ -47,7 +47,7 @@ class StoredRows:
         self._db.executescript(_SCHEMA)
         self._db.execute("BEGIN")
 
-    def load(self, backend: Backend) -> None:
+    def load(self, backend: StoredMetadata) -> None:
         """Read the metadata of every row."""
         for batch in backend.scan(documents=False):
             self._db.executemany(

@@ -14,13 +14,13 @@ from mrl_retrieval.chunking import split_text
 from mrl_retrieval.documents import canonical_json
 from mrl_retrieval.encoder import Encoder
 from mrl_retrieval.errors import EncoderRequired, InvalidInput, TextTooLongError
-from mrl_retrieval.retriever import MatryoshkaRetriever
 
 from .files import FileSource, Scope
 from .owners import Owners, row_ids
 from .reading import Position
 from .records import Record, RecordOptions, read_records
 from .state import BOOKKEEPING, StoredRows
+from .target import Target
 
 __all__ = ["BOOKKEEPING", "Counts", "Progress", "SyncOptions", "default_chunk_tokens", "sync"]
 
@@ -92,7 +92,7 @@ def default_chunk_tokens(encoder: Encoder) -> int:
 
 
 def sync(
-    retriever: MatryoshkaRetriever,
+    retriever: Target,
     sources: Sequence[FileSource],
     scope: Scope,
     options: SyncOptions,
@@ -126,7 +126,7 @@ class _Run:
 
     def __init__(
         self,
-        retriever: MatryoshkaRetriever,
+        retriever: Target,
         stored: StoredRows,
         sources: Sequence[FileSource],
         scope: Scope,

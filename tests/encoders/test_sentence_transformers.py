@@ -11,6 +11,7 @@ from mrl_retrieval.chunking import split_text
 from mrl_retrieval.encoder import CANARY_TEXTS, encode_checked
 from mrl_retrieval.encoders import model_files
 from mrl_retrieval.encoders import sentence_transformers as module
+from mrl_retrieval.encoders import sentence_transformers_loading as loading
 from mrl_retrieval.encoders.sentence_transformers import SentenceTransformerEncoder
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.long_texts import encode_long
@@ -299,7 +300,7 @@ def test_hub_name_from_the_cache_without_network(tmp_path, monkeypatch):
         raise AssertionError("asked the network")
 
     _fake_cache(tmp_path)
-    monkeypatch.setattr(module, "hub_error", no_network)
+    monkeypatch.setattr(loading, "hub_error", no_network)
     encoder = SentenceTransformerEncoder("someone/small-model", device="cpu", cache_folder=str(tmp_path))
     card = encoder.identity
     assert card.name == "sentence-transformers:someone/small-model"
@@ -333,9 +334,9 @@ def test_hub_answers_but_has_no_such_model(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("some/model is not a valid model identifier")
 
-    monkeypatch.setattr(module, "hub_error", lambda name, options: None)
+    monkeypatch.setattr(loading, "hub_error", lambda name, options: None)
     monkeypatch.setattr(package, "SentenceTransformer", refuse)
-    monkeypatch.setattr(module, "_import", lambda: package)
+    monkeypatch.setattr(module, "import_package", lambda: package)
     with pytest.raises(EncoderError, match=r"'some/model' cannot be loaded \(OSError: .*check the name"):
         SentenceTransformerEncoder("some/model", cache_folder=str(tmp_path))
 

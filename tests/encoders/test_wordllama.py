@@ -8,6 +8,7 @@ import pytest
 
 from mrl_retrieval import load_encoder, normalize
 from mrl_retrieval.encoder import CANARY_TEXTS
+from mrl_retrieval.encoders import token_means
 from mrl_retrieval.encoders import wordllama as module
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.testing import EncoderConformance
@@ -42,21 +43,21 @@ def test_equals_the_librarys_own_pooling(encoder, library, scifact):
 
 def test_a_long_text_is_the_exact_mean(encoder, library, monkeypatch):
     text = " ".join(f"{word} number {i}" for i, word in enumerate(["alpha", "beta", "gamma"] * 3000))
-    assert encoder.count_tokens([text])[0] > module._TOKENS_AT_ONCE
+    assert encoder.count_tokens([text])[0] > token_means._TOKENS_AT_ONCE
     long = encoder.encode_document([text])
     ids = library.tokenizer.encode(text, add_special_tokens=False).ids
     exact = library.embedding[ids].astype(np.float64).mean(axis=0)
     np.testing.assert_allclose(long[0], exact / np.linalg.norm(exact), atol=1e-6)
     np.testing.assert_allclose(long, library.embed([text], norm=True), atol=1e-4)  # its float32 sums lose digits
-    monkeypatch.setattr(module, "_TOKENS_AT_ONCE", 100)
+    monkeypatch.setattr(token_means, "_TOKENS_AT_ONCE", 100)
     np.testing.assert_allclose(encoder.encode_document([text]), long, atol=1e-6)
 
 
 def test_in_parts_or_at_once(encoder, monkeypatch):
     texts = [*CANARY_TEXTS, "", "x" * 5000, *CANARY_TEXTS]
     vectors, counts = encoder.encode_document(texts), encoder.count_tokens(texts)
-    monkeypatch.setattr(module, "_CHARACTERS_AT_ONCE", 200)
-    monkeypatch.setattr(module, "_TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr(token_means, "_CHARACTERS_AT_ONCE", 200)
+    monkeypatch.setattr(token_means, "_TEXTS_AT_ONCE", 3)
     np.testing.assert_array_equal(encoder.encode_document(texts), vectors)
     assert encoder.count_tokens(texts) == counts
 
