@@ -215,6 +215,9 @@ def _host(url: str | None) -> str:
         return "api.openai.com"
     try:
         parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"it begins with neither http:// nor https://: {shown}")
     except ValueError as error:
         raise InvalidInput(f"base_url is no web address ({error}); write it like 'http://127.0.0.1:8000/v1'") from error
+    return shown
