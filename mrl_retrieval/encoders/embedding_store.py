@@ -106,7 +106,7 @@ class EmbeddingStore:
         rows, room = [], self._max
         for key, vector in vectors.items():
             value = vector.astype("<f4").tobytes()
-            room -= 2 * len(value)  # with what a row and its page cost
+            room -= _cost(len(value))
             if room < 0:
                 break
             rows.append((key, encoder, value, _checksum(key, value), now))
@@ -114,7 +114,7 @@ class EmbeddingStore:
         def write(db: sqlite3.Connection) -> None:
             with _transaction(db):
                 _write_touches(db, self._state)
-                _make_room(db, sum(len(row[2]) for row in rows), self._max)
+                _make_room(db, sum(_cost(len(row[2])) for row in rows), self._max)
                 db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?, ?)", rows)
 
         if rows and not self._state.read_only:
@@ -272,9 +272,9 @@ def _make_room(db: sqlite3.Connection, coming: int, most: int) -> None:
         return int(db.execute(f"PRAGMA {what}").fetchone()[0])
 
     size = pages("page_size")
-    if (pages("page_count") - pages("freelist_count")) * size + 2 * coming <= most:
+    if (pages("page_count") - pages("freelist_count")) * size + coming <= most:
         return
-    goal = most - 2 * coming - int(_SLACK * most)
+    goal = most - coming - int(_SLACK * most)
     while (pages("page_count") - pages("freelist_count")) * size > max(goal, 0):
         gone = db.execute(
             "DELETE FROM vectors WHERE rowid IN (SELECT rowid FROM vectors ORDER BY used, rowid LIMIT 20)"
@@ -283,6 +283,11 @@ def _make_room(db: sqlite3.Connection, coming: int, most: int) -> None:
             break
     if pages("page_count") * size > most:
         db.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def _cost(value: int) -> int:
+    """Bytes that a row takes in the file at most: pages are half full at worst, keys are there twice."""
+    return 2 * value + 500
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:

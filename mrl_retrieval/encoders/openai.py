@@ -15,7 +15,7 @@ from mrl_retrieval.errors import EncoderError, EncoderUnavailable, InvalidInput,
 from mrl_retrieval.matryoshka import check_dim
 
 from .embedding_cache import cached
-from .openai_answers import embeddings_of, refusal
+from .openai_answers import embeddings_of, refusal, said
 from .prompts import TASKS
 from .remote import RemoteEncoder, hidden, without_secret
 from .specs import model_and_options
@@ -161,9 +161,8 @@ class OpenAIEncoder(RemoteEncoder):
     def _meant(self, error: Exception) -> Exception:
         """The client's exception in this library's terms, without the key."""
         if isinstance(error, self._package.APIStatusError):
-            body = error.body
-            words = body.get("message") if isinstance(body, dict) else None
-            return refusal(error.status_code, hidden(words or error.message, self._key), self._called, self._retries)
+            words = hidden(said(error.body, error.message), self._key)
+            return refusal(error.status_code, words, self._called, self._retries)
         if isinstance(error, self._package.APITimeoutError):
             return EncoderUnavailable(
                 f"{self._called} did not answer in time (tried {self._retries + 1} times): raise timeout, or lower "

@@ -18,11 +18,13 @@ from mrl_retrieval.errors import EncoderError, EncoderUnavailable
 
 from .remote import TextBeyondContext, TooMuchAtOnce
 
-__all__ = ["embeddings_of", "refusal"]
+__all__ = ["embeddings_of", "refusal", "said"]
 
-# As OpenAI, vLLM, text-embeddings-inference, llama.cpp and Ollama say it.
+# As OpenAI, vLLM, text-embeddings-inference, llama.cpp, Ollama and infinity say it.
 _TOO_LONG = re.compile(
-    r"context[ _](?:length|size)|maximum input length|less than \d+ tokens|too large to process|input is too long", re.I
+    r"context[ _](?:length|size)|maximum input length|less than \d+ tokens|too large to process|input is too long"
+    r"|at most \d+ characters",
+    re.I,
 )
 _TOO_MUCH = re.compile(r"tokens per request|batch[ _]size|too many inputs|array (?:is )?too (?:long|large)", re.I)
 
@@ -59,25 +61,40 @@ def embeddings_of(content: bytes, called: str) -> list[npt.NDArray[Any]] | list[
 
 def refusal(status: int, words: str, called: str, retries: int) -> Exception:
     """The error that a status means, with its remedy; ``words`` are the server's."""
-    said = f"{called} answered {status}: {words}"
+    told = f"{called} answered {status}: {words}"
     if status in (400, 413, 422, 500) and _TOO_LONG.search(words):
         return TextBeyondContext(words)
     if status == 413 or (status in (400, 422) and _TOO_MUCH.search(words)):
         return TooMuchAtOnce(words)
     if status == 401:
-        return EncoderError(f"{said}. Check api_key= or the environment variable OPENAI_API_KEY")
+        return EncoderError(f"{told}. Check api_key= or the environment variable OPENAI_API_KEY")
     if status == 403:
-        return EncoderError(f"{said}. The key may not use this model: ask for access, or take another key")
+        return EncoderError(f"{told}. The key may not use this model: ask for access, or take another key")
     if status == 404:
-        return EncoderError(f"{said}. Check the model's name, and base_url, which mostly ends in /v1")
+        return EncoderError(f"{told}. Check the model's name, and base_url, which mostly ends in /v1")
     if status == 429:
         return EncoderUnavailable(
-            f"{said} (tried {retries + 1} times). Wait, lower concurrency or batch_size, raise max_retries, or check "
+            f"{told} (tried {retries + 1} times). Wait, lower concurrency or batch_size, raise max_retries, or check "
             "the account's quota"
         )
     if status in (408, 409) or status >= 500:
-        return EncoderUnavailable(f"{said} (tried {retries + 1} times). Try again later, or look at the server's log")
-    return EncoderError(said)
+        return EncoderUnavailable(f"{told} (tried {retries + 1} times). Try again later, or look at the server's log")
+    return EncoderError(told)
+
+
+def said(body: Any, otherwise: str) -> str:
+    """A server's words in the body of an error: OpenAI's ``message``, or FastAPI's ``detail``, which repeats the input.
+
+    >>> said({"detail": [{"msg": "too long", "input": "…"}]}, "")
+    'too long'
+    """
+    if isinstance(body, dict):
+        words = body.get("message") or body.get("detail")
+        if isinstance(words, list):
+            words = "; ".join(str(item.get("msg", item) if isinstance(item, dict) else item) for item in words)
+        if words:
+            return str(words)
+    return otherwise
 
 
 def _vector(value: Any, called: str) -> Any:

@@ -18,6 +18,7 @@ def own_settings(tmp_path, monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OLLAMA_HOST", "OLLAMA_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MRL_EMBEDDING_CACHE", str(tmp_path / "embeddings.sqlite"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # tiktoken would look for a vocabulary on the network
 
 
 @pytest.fixture

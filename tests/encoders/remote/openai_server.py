@@ -58,7 +58,9 @@ def answer(vectors: Any, encoding_format: str | None = "float") -> dict[str, Any
     data = []
     for i, vector in enumerate(vectors):
         as_base64 = encoding_format == "base64"
-        value = base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode() if as_base64 else [float(x) for x in vector]
+        value = (
+            base64.b64encode(np.asarray(vector, "<f4").tobytes()).decode() if as_base64 else [float(x) for x in vector]
+        )
         data.append({"object": "embedding", "index": i, "embedding": value})
     return {"object": "list", "data": data, "model": "hashing", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
 

