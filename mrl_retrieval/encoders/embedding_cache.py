@@ -94,6 +94,9 @@ class CachedEncoder(Encoder):
         prefix = self._prefix(queries, kwargs)
         if self._store is None or prefix is None or not texts:
             return encode_checked(self.encoder, texts, queries=queries, kwargs=kwargs)
+        within = getattr(self.encoder, "within_limits", None)
+        if callable(within):  # a text that was cut is another text than the same one in full
+            texts = within(texts)
         keys = [_key(prefix, text) for text in texts]
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         rows: dict[bytes, list[int]] = {}

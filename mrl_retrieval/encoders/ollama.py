@@ -15,7 +15,8 @@ from mrl_retrieval.errors import EncoderError, EncoderUnavailable, InvalidInput,
 from mrl_retrieval.retrying import repeated
 
 from .embedding_cache import cached
-from .remote import RemoteEncoder, TextBeyondContext, hidden, without_secret
+from .redaction import hidden, without_secret
+from .remote import RemoteEncoder, TextBeyondContext
 from .specs import model_and_options
 
 __all__ = ["OllamaEncoder", "from_spec"]
@@ -104,9 +105,7 @@ class OllamaEncoder(RemoteEncoder):
             concurrency=concurrency,
         )
         revision = _weights(told)
-        self.cache_scope = json.dumps(
-            [None if revision else self._host, self._options, self.max_tokens if truncate else None], sort_keys=True
-        )
+        self.cache_scope = json.dumps([None if revision else self._host, self._options], sort_keys=True)
         self.dim = dimensions or self._probe()
         nameless = host or self._prompts or self._options
         self.identity = EncoderCard(

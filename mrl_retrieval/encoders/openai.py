@@ -17,7 +17,8 @@ from mrl_retrieval.matryoshka import check_dim
 from .embedding_cache import cached
 from .openai_answers import embeddings_of, refusal, said
 from .prompts import TASKS
-from .remote import RemoteEncoder, hidden, without_secret
+from .redaction import hidden, without_secret
+from .remote import RemoteEncoder
 from .specs import model_and_options
 from .token_counts import tiktoken_counter
 
@@ -132,7 +133,7 @@ class OpenAIEncoder(RemoteEncoder):
         except Exception as error:  # noqa: BLE001 - it raises several kinds for its settings
             raise InvalidInput(f"the openai client refuses its settings: {hidden(error, self._key)}") from None
         self.close = weakref.finalize(self, self._client.close)
-        self.cache_scope = json.dumps([where, max_tokens if truncate else None])
+        self.cache_scope = where or ""
         self.dim = dimensions or dim or self._probe()
         told = {f"{task}_body": json.dumps(body, sort_keys=True) for task, body in self._bodies.items() if body}
         nameless = base_url or self._prompts or told

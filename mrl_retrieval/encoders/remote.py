@@ -26,22 +26,11 @@ from .prompts import checked_prompts
 from .short_vectors import ShortVectors
 from .token_counts import Estimate, TokenCounter, counter_of
 
-__all__ = ["RemoteEncoder", "TextBeyondContext", "TooMuchAtOnce", "hidden", "without_secret"]
+__all__ = ["RemoteEncoder", "TextBeyondContext", "TooMuchAtOnce"]
 
 logger = logging.getLogger(__name__)
 
 _SUSPECTS = 4  # texts asked for one by one, longest first, to name the one that a server finds too long
-
-
-def hidden(words: object, secret: str) -> str:
-    """What a server or a client said, in at most 500 characters, without the key that it may have repeated."""
-    text = str(words)
-    return (text.replace(secret, "***") if secret else text)[:500]
-
-
-def without_secret(error: Exception, secret: str) -> Exception | None:
-    """The exception to chain to; None if a traceback would show the key by it."""
-    return None if secret and secret in f"{error} {error!r}" else error
 
 
 class TextBeyondContext(Exception):
@@ -157,7 +146,8 @@ class RemoteEncoder(Encoder):
             kwargs: parameters of the request.
         """
         numbers = range(len(texts)) if numbers is None else numbers
-        prepared = self._prepared(texts, queries, numbers)
+        prompt = self._prompts.get("query" if queries else "document", "")
+        prepared = [prompt + text for text in self.within_limits(texts, numbers)]
         if empty := [i for i, text in enumerate(prepared) if not text]:
             yield empty, np.zeros((len(empty), self.dim), dtype=np.float32)
 
@@ -198,29 +188,35 @@ class RemoteEncoder(Encoder):
         self._answered_once = True
         return len(vector)
 
-    def _prepared(self, texts: Sequence[str], queries: bool, numbers: Sequence[int]) -> list[str]:
-        """The texts as they are sent: within the limit, with their prompt."""
-        prompt = self._prompts.get("query" if queries else "document", "")
-        prepared = [prompt + text for text in texts]
-        limit = self.max_tokens
-        for number, text in zip(numbers, texts, strict=True):
-            if not text.isascii():
-                try:
-                    text.encode()
-                except UnicodeEncodeError as error:
-                    raise InvalidInput(
-                        f"texts[{number}] is no valid Unicode ({error}); repair it, for example with "
-                        "text.encode('utf-8', 'replace').decode()"
-                    ) from error
-        if not self._holds_limit or limit is None:
-            return prepared
+    def within_limits(self, texts: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
+        """The texts as far as the model sees them, without prompts: cut where they are too long, if ``truncate`` is on.
+
+        A limit that only the server knows for sure is left to it.
+
+        Raises:
+            TextTooLongError: one is too long, and ``truncate`` is off.
+            InvalidInput: one is no valid Unicode.
+        """
+        numbers = range(len(texts)) if numbers is None else numbers
+        kept = list(texts)
         # Beyond ASCII one character may be many tokens.
-        doubtful = [i for i, text in enumerate(texts) if len(text) > limit or not text.isascii()]
+        limit = self.max_tokens if self._holds_limit else None
+        doubtful = [i for i, text in enumerate(texts) if not text.isascii() or (limit and len(text) > limit)]
+        for i in doubtful:
+            try:
+                texts[i].encode()
+            except UnicodeEncodeError as error:
+                raise InvalidInput(
+                    f"texts[{numbers[i]}] is no valid Unicode ({error}); repair it, for example with "
+                    "text.encode('utf-8', 'replace').decode()"
+                ) from error
+        if limit is None:
+            return kept
         for i, tokens in zip(doubtful, self.count_tokens([texts[i] for i in doubtful]), strict=True):
             if tokens > limit:
                 if not self._truncate:
                     raise self._too_long(numbers[i], texts[i])
-                prepared[i] = prompt + self._counter.cut(texts[i], limit)
+                kept[i] = self._counter.cut(texts[i], limit)
                 if not self._cut_once:
                     self._cut_once = True
                     logger.warning(
@@ -231,7 +227,7 @@ class RemoteEncoder(Encoder):
                         limit,
                         self._called,
                     )
-        return prepared
+        return kept
 
     def _packed(self, texts: Sequence[str], after: int = -1) -> list[list[int]]:
         return packed(texts, after, self._counter, self._batch_size, self._batch_tokens)

@@ -10,7 +10,8 @@ from mrl_retrieval.encoders.embedding_cache import CachedEncoder
 from mrl_retrieval.encoders.embedding_store import EmbeddingStore
 from mrl_retrieval.encoders.hashing import HashingEncoder
 
-from .test_cache import TEXTS, Counting, key, vector
+from .test_cache import TEXTS, Counting
+from .test_cache_shared import key, vector
 
 EXPECTED = HashingEncoder(64).encode_document(TEXTS)
 
