@@ -10,13 +10,14 @@
     │   ├── MemoryBudgetError            nothing that was asked for fits the memory budget
     │   ├── FilterError                  unknown operator, wrong operand, order across types
     │   ├── TruncationError              a prefix that its model was not trained for, with strict=True
-    │   ├── TextTooLongError             a text beyond the encoder's context, with on_long="error"
+    │   ├── TextTooLongError             a text beyond the encoder's context, and nothing says to cut it
     │   └── AddressError                 a backend address that cannot be read
     ├── UnknownNameError (LookupError)   no backend or encoder of that name
     ├── MissingExtra (ImportError)       an optional dependency is not installed
     ├── PluginError (ImportError)        a registered backend or encoder cannot be loaded
     ├── EncoderError                     the encoder failed or answered nonsense
-    │   └── EncoderRequired              a text was given, but there is no encoder
+    │   ├── EncoderRequired              a text was given, but there is no encoder
+    │   └── EncoderUnavailable           its server cannot be reached, is busy, or answered too late
     ├── CollectionError                  a collection cannot be used as asked
     │   ├── CollectionNotFound           nothing is there
     │   ├── NotACollection               something is there, but it is not ours
@@ -53,6 +54,7 @@ __all__ = [
     "DuplicateIdError",
     "EncoderError",
     "EncoderRequired",
+    "EncoderUnavailable",
     "FilterError",
     "InvalidInput",
     "LockTimeout",
@@ -108,7 +110,7 @@ class FilterError(InvalidInput):
 
 
 class TextTooLongError(InvalidInput):
-    """A text is longer than the encoder's context and ``on_long="error"`` was asked for."""
+    """A text is longer than the encoder's context; ``on_long="error"`` was asked for, or its server refuses it."""
 
 
 class TruncationError(InvalidInput):
@@ -150,6 +152,10 @@ class EncoderError(MRLError):
 
 class EncoderRequired(EncoderError):
     """A text has to be encoded, but this retriever has no encoder."""
+
+
+class EncoderUnavailable(EncoderError):
+    """The encoder's server cannot be reached, is busy, or did not answer in time; the same call may succeed later."""
 
 
 class CollectionError(MRLError):

@@ -13,11 +13,11 @@ from mrl_retrieval.errors import EncoderError, InvalidInput
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
 from mrl_retrieval.settings import check_positive
 
-from .fastembed_loading import checked_prompts, loaded
+from .fastembed_loading import loaded
+from .prompts import TASKS, checked_prompts
 
 __all__ = ["FastEmbedEncoder", "from_spec"]
 
-_TASKS = ("query", "document")
 _HARMLESS = frozenset({"cache_dir", "local_files_only", "threads", "providers", "cuda", "device_ids", "lazy_load"})
 """Options that do not change the vectors, but for rounding."""
 
@@ -80,7 +80,7 @@ class FastEmbedEncoder(Encoder):
             name=None if ours else f"fastembed:{found.reference}",
             model=found.name,
             revision=found.revision,
-            prompts={task: text for task in _TASKS if (text := self._prompts.get(task))},
+            prompts={task: text for task in TASKS if (text := self._prompts.get(task))},
             pooling=found.pooling,
             normalization="l2",
         )

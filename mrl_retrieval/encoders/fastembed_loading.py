@@ -6,7 +6,7 @@ import hashlib
 import importlib
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,7 @@ from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 
 from .model_files import fingerprint_of, hub_error
 
-__all__ = ["Loaded", "checked_prompts", "loaded"]
+__all__ = ["Loaded", "loaded"]
 
 _POOLINGS = ("mean", "cls", "last_token", "disabled")
 _SAID = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last_token"}
@@ -34,18 +34,6 @@ class Loaded(NamedTuple):
     """Its name in FastEmbed's list; None for a folder."""
     revision: str | None
     pooling: str | None
-
-
-def checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
-    """Texts under ``"query"`` and ``"document"``, and nothing else.
-
-    Raises:
-        InvalidInput: something else.
-    """
-    checked = dict(prompts or {})
-    if not all(key in ("query", "document") and isinstance(text, str) for key, text in checked.items()):
-        raise InvalidInput(f"prompts are texts under the keys 'query' and 'document', got {checked!r}")
-    return checked
 
 
 def loaded(model: str, options: dict[str, Any], pooling: str | None, model_file: str | None) -> Loaded:

@@ -18,13 +18,13 @@ from mrl_retrieval.errors import EncoderError, InvalidInput
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
 
 from .process_pool import ProcessPool
+from .prompts import TASKS, checked_prompts
 from .sentence_transformers_loading import TRUNCATED, checked_object, hub_id, import_package, loaded, pooling_of
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["SentenceTransformerEncoder", "from_spec"]
 
-_TASKS = ("query", "document")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # the names encode_document looks for, in its order
 _RESERVED = frozenset({"convert_to_numpy", "convert_to_tensor", "output_value", "precision", "truncate_dim"})
 _HARMLESS = frozenset({"cache_folder", "local_files_only", "token"})  # options that do not change the vectors
@@ -75,7 +75,7 @@ class SentenceTransformerEncoder(Encoder):
         **load_options: Any,
     ) -> None:
         package = import_package()
-        self._own_prompts = _checked_prompts(prompts)
+        self._own_prompts = checked_prompts(prompts)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InvalidInput(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self._batch_size = batch_size
@@ -97,7 +97,7 @@ class SentenceTransformerEncoder(Encoder):
             name=name,
             model=hub_id(self._model),
             revision=revision,
-            prompts={task: text for task in _TASKS if (text := self._prompt(task))},
+            prompts={task: text for task in TASKS if (text := self._prompt(task))},
             pooling=pooling_of(self._model),
             normalization="l2",
         )
@@ -229,10 +229,3 @@ def from_spec(argument: str = "", **options: Any) -> SentenceTransformerEncoder:
             "or 'sentence-transformers:./folder'"
         )
     return SentenceTransformerEncoder(argument, **options)
-
-
-def _checked_prompts(prompts: Mapping[str, str] | None) -> dict[str, str]:
-    checked = dict(prompts or {})
-    if not all(key in _TASKS and isinstance(text, str) for key, text in checked.items()):
-        raise InvalidInput(f"prompts are texts under the keys 'query' and 'document', got {checked!r}")
-    return checked

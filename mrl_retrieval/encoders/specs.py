@@ -1,0 +1,36 @@
+"""What stands after the colon of ``"openai:MODEL?dimensions=256"``: a model, and what may be said with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mrl_retrieval.errors import InvalidInput
+
+__all__ = ["model_and_options"]
+
+
+def model_and_options(
+    family: str, argument: str, example: str, options: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The model's name, and the options with those of the argument.
+
+    Raises:
+        InvalidInput: there is no model, the part after ``?`` is not ``dimensions=N``, or dimensions are given twice.
+
+    >>> model_and_options("openai", "m?dimensions=64", "m", {"timeout": 5})
+    ('m', {'timeout': 5, 'dimensions': 64})
+    """
+    model, asked, rest = argument.partition("?")
+    if not model:
+        raise InvalidInput(f"'{family}' needs a model: write '{family}:{example}'")
+    if not asked:
+        return model, dict(options)
+    found = re.fullmatch(r"dimensions=([1-9][0-9]{0,6})", rest)
+    if not found or "dimensions" in options:
+        raise InvalidInput(
+            f"'{family}:{argument}': after the model only '?dimensions=N' may stand, and not also the option "
+            "dimensions=; give everything else as options"
+        )
+    return model, {**options, "dimensions": int(found[1])}
