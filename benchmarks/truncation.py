@@ -62,7 +62,7 @@ def _report(name: str, encoder: Encoder, data: str) -> TruncationReport:
     loaded = load(data, MAX_QUERIES)
     documents = _vectors(encoder, loaded.documents, f"{data}-{name}-documents", queries=False)
     queries = _vectors(encoder, loaded.queries, f"{data}-{name}-queries", queries=True)
-    lengths = [dims for dims in LENGTHS if dims < encoder.dim]
+    lengths = sorted({*(dims for dims in LENGTHS if dims < encoder.dim), encoder.dim // 4})
     return diagnose_vectors(
         documents,
         queries,
