@@ -61,7 +61,7 @@ class TestFaissRowCopy(TestFaiss):
     @pytest.fixture(autouse=True)
     def at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def follow(copies: RowCopies, snapshot: Snapshot) -> None:
-            if copies._is_due(snapshot):
+            if copies._is_due(snapshot, snapshot.state.vectors + 1):
                 copies._make()
 
         monkeypatch.setattr(RowCopies, "follow", follow)
