@@ -60,6 +60,7 @@ def describe(backend: Backend, manifest: Manifest, stats: BackendStats) -> dict[
             "funnel": list(manifest.funnel_dims),
         },
         "metric": manifest.metric,
+        "rotation": manifest.rotation,
         "fine_dtype": able.vector_dtype,
         "encoder": None if manifest.encoder is None else manifest.encoder.to_json(),
         "bytes": dict(stats.bytes),
@@ -94,6 +95,8 @@ def _print(output: Output, value: dict[str, Any]) -> None:
     field(
         "dims", f"coarse {dims['coarse']}, {funnel}fine {dims['fine']} ({value['fine_dtype']}), encoder {dims['full']}"
     )
+    if rotation := value["rotation"]:
+        field("rotation", f"{rotation['fingerprint']}, fitted on {rotation['fitted_on']:,} vectors")
     if encoder is None:
         field("encoder", "none: vectors were given")
     else:
