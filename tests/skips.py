@@ -2,7 +2,7 @@
 
 A test that no longer runs is noticed by its absence only if somebody looks for it. A line is
 ``condition | pattern of test ids | reason``; the condition says when the skip must happen, the pattern is a shell
-pattern, and the reason a pattern too.
+pattern, and the reason a pattern too. A condition that begins with ``slow`` is of slow tests.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class Line:
 
 
 def holds(condition: str) -> bool:
-    """Whether a line's condition is so here: ``always``, ``no VARIABLE``, ``no program NAME``, ``no file PATH``,
+    """Whether a line's condition is so here, whether of slow tests or not: ``always``, ``no VARIABLE``, ``no program NAME``, ``no file PATH``,
     ``no strace`` (or it may not trace), ``no gpu``, ``not root`` or ``no ../shared``."""
+    condition = condition.removeprefix("slow ")
     what, _, name = condition.partition(" ")
     if condition == "always":
         return True
@@ -80,8 +81,9 @@ def read(text: str) -> list[Line]:
     return lines
 
 
-def differences(lines: Iterable[Line], skipped: Iterable[tuple[str, str]], whole: bool) -> list[str]:
-    """What is wrong with the skips of a run; ``whole`` says that every test of the suite was to be run."""
+def differences(lines: Iterable[Line], skipped: Iterable[tuple[str, str]], whole: bool, slow: bool = True) -> list[str]:
+    """What is wrong with the skips of a run; ``whole`` says that every test of the suite was to be run, ``slow`` that the
+    slow ones were."""
     here = [line for line in lines if holds(line.condition)]
     seen = list(skipped)
     found = [
@@ -93,7 +95,8 @@ def differences(lines: Iterable[Line], skipped: Iterable[tuple[str, str]], whole
         found += [
             f"tests/skips.txt expects '{line.tests}' to be skipped ({line.reason}), and it was not: take the line out"
             for line in here
-            if not any(line.covers(test, reason) for test, reason in seen)
+            if (slow or not line.condition.startswith("slow "))
+            and not any(line.covers(test, reason) for test, reason in seen)
         ]
     return found
 
@@ -123,7 +126,10 @@ class SkipCheck:
         )
         stopped = exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         self._differences = differences(
-            read(LIST.read_text(encoding="utf-8")), sorted(self._skipped), whole and not stopped
+            read(LIST.read_text(encoding="utf-8")),
+            sorted(self._skipped),
+            whole and not stopped,
+            "not slow" not in (option.markexpr or ""),
         )
         if self._differences and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -42,3 +42,10 @@ def test_a_program_that_is_not_here() -> None:
     lines = read("no program mrl-nonsense | tests/a.py::* | no nonsense\nno program git | tests/b.py::* | no git\n")
     assert differences(lines, [("tests/a.py::t", "no nonsense")], True) == []
     assert len(differences(lines, [("tests/b.py::t", "no git")], False)) == 1
+
+
+def test_slow_tests_that_were_not_to_be_run() -> None:
+    lines = read("slow no MRL_NOWHERE_URL | tests/a.py::* | no server\n")
+    assert differences(lines, [], True, slow=False) == []
+    assert len(differences(lines, [], True)) == 1
+    assert differences(lines, [("tests/a.py::t", "no server")], True) == []

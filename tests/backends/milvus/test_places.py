@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,13 +154,32 @@ def test_a_log_that_was_written_already_is_not_read_again(
     backend.flush()
     backend.upsert(batch_of(rows(5, start=10)))
     later = tmp_path / "later"
-    shutil.copytree(tmp_path / "kb", later)
+    _copied_whole(tmp_path / "kb", later)
     shutil.copytree(kept, later / "collections" / "mrl_default" / "wal", dirs_exist_ok=True)
     one = open_at(f"milvus:{later}")
     names = {"1", "2", "3", "4", *map(str, range(10, 15))}
     assert one.count() == 9 == one.stats().vectors and one.get(["0"]) == [None]
     assert sorted(id for page in one.scan() for id in page.ids) == sorted(names)
     assert sorted(one.coarse_search(prefix(vectors(1), COARSE), 50, None)[0].ids) == sorted(names)
+
+
+def _copied_whole(folder: Path, target: Path) -> None:
+    """A copy of a folder in which the engine, which goes on in the background, was writing nothing meanwhile."""
+
+    def state() -> list[tuple[str, int, int]]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+    deadline = time.monotonic() + 60
+    while True:
+        before = state()
+        time.sleep(0.5)
+        if before == state():
+            shutil.copytree(folder, target)
+            if before == state():
+                return
+            shutil.rmtree(target)
+        assert time.monotonic() < deadline, "the engine never comes to rest"
 
 
 def test_a_dropped_folder_is_freed(backend: MilvusBackend, tmp_path: Path) -> None:
