@@ -21,8 +21,9 @@ from .moving.copying import CopyReport
 from .moving.reindexing import ReindexReport, reindex
 from .moving.rotating import RotateReport, rotate
 from .moving.switching import rollback
+from .reading import CollectionInfo
 from .registry import backend_names, encoder_names, load_encoder, open_backend
-from .retriever import CollectionInfo, MatryoshkaRetriever
+from .retriever import MatryoshkaRetriever
 from .rotation import Rotation, fit_rotation
 from .two_stage import Stage
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -33,6 +33,7 @@ __all__ = [
     "check_id",
     "check_metadata",
     "check_query",
+    "checked_ids",
     "content_id",
 ]
 
@@ -195,6 +196,15 @@ def check_id(value: Any, position: int) -> str:
     if not value:
         raise InvalidInput(f"ids[{position}] is empty; give every row an id, or ids=None to have them made")
     return _check_text(value, f"ids[{position}]")
+
+
+def checked_ids(ids: Iterable[str | int] | str | int) -> list[str]:
+    """Ids as they are stored; a single one stands for a list of one.
+
+    Raises:
+        InvalidInput: see :func:`check_id`.
+    """
+    return [check_id(id, i) for i, id in enumerate([ids] if isinstance(ids, (str, int)) else ids)]
 
 
 def check_query(value: Any, position: int) -> str:
