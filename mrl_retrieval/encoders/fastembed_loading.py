@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 
-from .model_files import fingerprint_of, hub_error
+from .model_files import fingerprint_of, hub_error, is_folder, local_path
 
 __all__ = ["Loaded", "loaded"]
 
@@ -43,8 +43,8 @@ def loaded(model: str, options: dict[str, Any], pooling: str | None, model_file:
         MissingExtra, InvalidInput, EncoderError: as :class:`~mrl_retrieval.encoders.fastembed.FastEmbedEncoder`.
     """
     package = _import()
-    folder = Path(model).expanduser()
-    if folder.is_dir() or folder.exists() or model.startswith((".", "/", "~")):
+    folder = local_path(model)
+    if folder is not None:
         return _of_folder(package, folder, options, pooling, model_file)
     if pooling is not None or model_file is not None:
         raise InvalidInput(f"pooling and model_file belong to a folder; FastEmbed knows those of {model!r}")
@@ -64,7 +64,7 @@ def loaded(model: str, options: dict[str, Any], pooling: str | None, model_file:
 def _of_folder(
     package: Any, folder: Path, options: dict[str, Any], pooling: str | None, model_file: str | None
 ) -> Loaded:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise EncoderError(
             f"there is no model folder {str(folder)!r}; give a folder with a model in ONNX, or a name of FastEmbed's "
             "list such as 'BAAI/bge-small-en-v1.5'"

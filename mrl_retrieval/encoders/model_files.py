@@ -11,13 +11,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cached_snapshot", "fingerprint", "fingerprint_of", "hub_error", "quiet_loading"]
+__all__ = ["cached_snapshot", "fingerprint", "fingerprint_of", "hub_error", "is_folder", "local_path", "quiet_loading"]
 
 _CONFIGURATION = frozenset({"modules.json", "config.json", "sentence_bert_config.json", "tokenizer.json", "vocab.txt"})
 _WEIGHTS = frozenset({".safetensors", ".bin"})
 _SAMPLES = 256
 _SAMPLE_BYTES = 4096
 _TIMEOUT = 10.0
+
+
+def local_path(name: str) -> Path | None:
+    """The path that a model's name stands for: one that exists, or is written like one; None for any other name.
+
+    Unlike ``pathlib``, a name that no file could have, or the home of a user who is not there, raises nothing.
+    """
+    path = os.path.expanduser(name)  # noqa: PTH111
+    written = name.startswith((".", "/", "~"))
+    return Path(path) if written or os.path.exists(path) else None  # noqa: PTH110
+
+
+def is_folder(path: Path | None) -> bool:
+    """Whether a folder is there; pathlib's own way raises for a name that is too long."""
+    return path is not None and os.path.isdir(path)  # noqa: PTH112
 
 
 def fingerprint(folder: Path) -> str:

@@ -12,7 +12,6 @@ The table itself is in ``_models/table.py``; ``docs/models.md`` shows it. A valu
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ._models.detecting import read_folder, read_object
 from ._models.row import Claim, ModelRow, Status
 from ._models.table import rows
 from .hashing import HashingEncoder
-from .model_files import cached_snapshot
+from .model_files import cached_snapshot, is_folder, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -101,23 +100,24 @@ def detect(model: Any) -> ModelRow:
     if isinstance(model, Encoder):
         return _of_encoder(model)
     reference = _reference(model)
-    if reference and not Path(reference).is_dir():
+    folder = local_path(reference) if reference else None
+    if reference and not is_folder(folder):
         row = _named(reference)
         if row.claims:
             return row
-    return read_object(model, Path(reference) if reference and Path(reference).is_dir() else None)
+    return read_object(model, folder if is_folder(folder) else None)
 
 
 def _named(name: str) -> ModelRow:
     name = name.strip().removeprefix("sentence-transformers:")
     if not name:
         raise InvalidInput("a model needs a name, such as 'nomic-embed-text-v1.5', or a folder, got ''")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own raises where there is no such user
-    if name.startswith((".", "/", "~")) or ("/" in name and path.is_dir()):
+    path = local_path(name)
+    if path is not None and (name.startswith((".", "/", "~")) or ("/" in name and is_folder(path))):
         return _row_of_snapshot(path) or read_folder(path)
     if row := find_model(name):
         return row
-    snapshot = path if path.is_dir() else _snapshot(name)
+    snapshot = path if is_folder(path) else _snapshot(name)
     return read_folder(snapshot) if snapshot else ModelRow(name=name, dim=None, status="unknown")
 
 

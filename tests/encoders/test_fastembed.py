@@ -217,7 +217,9 @@ def test_local_files_only(tmp_path):
         module.from_spec("BAAI/bge-small-en-v1.5", cache_dir=str(tmp_path), local_files_only=True)
 
 
-@pytest.mark.parametrize("where", ["./nowhere", "/no/such/folder", "~/nowhere"])
+@pytest.mark.parametrize(
+    "where", ["./nowhere", "/no/such/folder", "~/nowhere", "~nobody-of-this-name/x", "./" + "x" * 300]
+)
 def test_missing_folder(where):
     with pytest.raises(EncoderError, match="no model folder"):
         module.from_spec(where)
