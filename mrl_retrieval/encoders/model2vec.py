@@ -18,7 +18,7 @@ from mrl_retrieval.encoder import Encoder, EncoderCard, Span
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.matryoshka import FloatArray, normalize
 
-from .model_files import cached_snapshot, fingerprint, hub_error
+from .model_files import cached_snapshot, fingerprint, hub_error, is_folder, local_path
 from .token_means import mean_of_tokens, text_parts
 
 __all__ = ["Model2VecEncoder", "from_spec"]
@@ -67,6 +67,9 @@ class Model2VecEncoder(Encoder):
         self._tokenizer = _uncut(model.tokenizer)
         self.dim = int(model.embedding.shape[1])
         self.max_tokens = max_tokens
+        # For a cache: the card says neither how the model was loaded nor where a text is cut.
+        made = {key: value for key, value in load_options.items() if key not in _HARMLESS}
+        self.cache_scope = repr((sorted(made.items()), max_tokens)) if made or max_tokens else ""
         self.identity = EncoderCard(
             dim=self.dim, name=name, model=hub_name, revision=revision, pooling="mean", normalization="l2"
         )
@@ -139,14 +142,14 @@ def _import() -> Any:
 
 def _loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, str | None, str | None]:
     """The model, what to call it so that it is found again, its name on the hub, and the fingerprint of its files."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_path(name)
+    if folder is not None and is_folder(folder):
         folder = folder.resolve()
         return _constructed(package, folder, options), str(folder), None, _fingerprint(folder, options)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+    if folder is not None or name.count("/") != 1:
         raise EncoderError(
-            f"there is no model folder {str(folder)!r}; give a folder that StaticModel.save_pretrained made, or a name "
-            "on the hub such as 'minishlab/potion-base-8M'"
+            f"there is no model folder {str(folder or name)!r}; give a folder that StaticModel.save_pretrained made, "
+            "or a name on the hub such as 'minishlab/potion-base-8M'"
         )
     if snapshot := _snapshot(name):
         return _constructed(package, snapshot, options), name, name, _fingerprint(snapshot, options)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mrl_retrieval.errors import EncoderError, EncoderUnavailable
 
+from .redaction import hidden
 from .remote import TextBeyondContext, TooMuchAtOnce
 
 __all__ = ["embeddings_of", "refusal", "said"]
@@ -29,25 +30,27 @@ _TOO_LONG = re.compile(
 _TOO_MUCH = re.compile(r"tokens per request|batch[ _]size|too many inputs|array (?:is )?too (?:long|large)", re.I)
 
 
-def embeddings_of(content: bytes, called: str) -> list[npt.NDArray[Any]] | list[Any]:
+def embeddings_of(content: bytes, called: str, secret: str = "") -> list[npt.NDArray[Any]] | list[Any]:
     """The vectors of an answer of ``/embeddings``, in the order of their ``index``.
 
-    Each is an array if it was sent as base64, else what JSON made of it; the caller checks shape and values.
+    Each is an array if it was sent as base64, else what JSON made of it; the caller checks shape and values. What the
+    server said instead is repeated in the error, without ``secret``.
 
     Raises:
         EncoderError: it is no such answer, or indexes are missing or twice there.
     """
     try:
         answer = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EncoderError(
-            f"{called} answered with something that is no JSON ({content[:60]!r}): is base_url right? It mostly ends "
-            "in /v1"
+            f"{called} answered with something that is no JSON ({hidden(content, secret)[:60]!r}): is base_url right? "
+            "It mostly ends in /v1"
         ) from error
     items = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) and "embedding" in item for item in items):
         raise EncoderError(
-            f"{called} answered without embeddings ({content[:120]!r}): is base_url right, and the model one for them?"
+            f"{called} answered without embeddings ({hidden(content, secret)[:120]!r}): is base_url right, and the "
+            "model one for them?"
         )
     order = [item.get("index") for item in items]
     if any(index is not None for index in order):  # some servers leave the index out and keep the order

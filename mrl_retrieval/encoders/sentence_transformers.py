@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mrl_retrieval.encoder import Encoder, EncoderCard, Span
-from mrl_retrieval.errors import EncoderError, InvalidInput
+from mrl_retrieval.errors import EncoderError, InvalidInput, MRLError
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
 
 from .process_pool import ProcessPool
@@ -102,6 +102,9 @@ class SentenceTransformerEncoder(Encoder):
             normalization="l2",
         )
         self.max_tokens = self._context()
+        made = {key: value for key, value in load_options.items() if key not in _HARMLESS}
+        # For a cache: the card does not say how the model was loaded, nor where it cuts a text.
+        self.cache_scope = repr((sorted(made.items()), trust_remote_code, self._model.max_seq_length))
 
     def encode_document(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
         """``(N, D)`` float32 of unit length; ``kwargs`` go to the model's ``encode_document``.
@@ -185,7 +188,9 @@ class SentenceTransformerEncoder(Encoder):
                     raw = self._pool.encode(self._model, encode, list(texts), options)
                 else:
                     raw = encode(list(texts), convert_to_numpy=True, **options)
-        except (TypeError, ValueError) as error:
+        except MRLError:
+            raise
+        except Exception as error:
             given = f" with {', '.join(sorted(kwargs))}" if kwargs else ""
             raise EncoderError(f"the sentence-transformers model refused {len(texts)} texts{given}: {error}") from error
         return normalize(as_vectors(raw, what="the model's embeddings"))

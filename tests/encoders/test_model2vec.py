@@ -227,7 +227,9 @@ def test_hub_name_without_network(tmp_path, monkeypatch):
         module.from_spec("some/model")
 
 
-@pytest.mark.parametrize("where", ["./nowhere", "/no/such", "~/nowhere", "name", "a/b/c"])
+@pytest.mark.parametrize(
+    "where", ["./nowhere", "/no/such", "~/nowhere", "name", "a/b/c", "~nobody-of-this-name/x", "./" + "x" * 300]
+)
 def test_missing_folder(where):
     with pytest.raises(EncoderError, match="no model folder"):
         module.from_spec(where)

@@ -167,6 +167,11 @@ def test_unknown_model(server):
         from_spec("")
 
 
+def test_options_that_no_request_can_hold(server):
+    with pytest.raises(InvalidInput, match="options"):
+        OllamaEncoder("hashing", host=server.url, options={"num_ctx": object()})
+
+
 def test_no_server():
     pytest.importorskip("ollama", reason="ollama is not installed: pip install 'mrl-retrieval[ollama]'")
     with socket.socket() as reserved:

@@ -144,6 +144,8 @@ def test_without_a_key_nothing_is_asked(openai, monkeypatch):
         ("text-embedding-3-small", {"dimensions": 1537}, DimensionError, "1536"),
         ("m", {"dimensions": 0}, InvalidInput, "dimensions"),
         ("m", {"batch_size": 0}, InvalidInput, "batch_size"),
+        ("m", {"batch_size": "10"}, InvalidInput, "batch_size"),
+        ("m", {"query_body": {"x": object()}}, InvalidInput, "query_body"),
         ("m", {"concurrency": 0}, InvalidInput, "concurrency"),
         ("m", {"max_tokens": -1}, InvalidInput, "max_tokens"),
         ("m", {"max_retries": -1}, InvalidInput, "max_retries"),

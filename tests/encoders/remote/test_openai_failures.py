@@ -185,6 +185,7 @@ def nan_in_base64():
         ({"data": [{"index": i, "embedding": "%%%"} for i in range(3)]}, "base64"),
         ({"data": [{"index": i, "embedding": base64.b64encode(b"12345").decode()} for i in range(3)]}, "base64"),
         ({"data": [{"index": i, "embedding": 7} for i in range(3)]}, "rectangle|components|shape"),
+        (b"[" * 100_000, "no JSON"),
     ],
 )
 def test_vectors_that_cannot_be_used(server, encoder, bad, words):
@@ -192,6 +193,24 @@ def test_vectors_that_cannot_be_used(server, encoder, bad, words):
     with pytest.raises(EncoderError, match=words):
         encoder.encode_document(TEXTS)
     check(encoder)
+
+
+@pytest.mark.parametrize("texts", [256, 1])
+def test_numbers_are_no_vectors(server, encoder, texts):
+    """Also where there are as many texts as components: one row must not become that of every text."""
+    server.first.append(answering(200, {"data": [{"index": i, "embedding": 0.5} for i in range(texts)]}))
+    with pytest.raises(EncoderError, match="vector"):
+        encoder.encode_document([f"text {i}" for i in range(texts)])
+    server.first.append(answering(200, {"data": [{"index": 0, "embedding": 7}]}))
+    with pytest.raises(EncoderError, match="vector"):
+        OpenAIEncoder("m", base_url=f"{server.url}/v1")  # which learns the length by it
+
+
+@pytest.mark.parametrize(("texts", "words"), [(["a", None], r"texts\[1\] is NoneType"), ("a cat", "list of texts")])
+def test_what_is_no_list_of_texts_is_not_sent(server, encoder, texts, words):
+    with pytest.raises(InvalidInput, match=words):
+        encoder.encode_document(texts)
+    assert not server.requests
 
 
 def test_no_key_in_messages(openai, caplog):
