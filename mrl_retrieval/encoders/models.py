@@ -24,8 +24,10 @@ from ._models import about_api, about_plain, about_static, about_trained
 from ._models.detecting import read_folder, read_object
 from ._models.row import Claim, ModelRow, Status
 from ._models.table import rows
+from .embedding_cache import CachedEncoder
 from .hashing import HashingEncoder
 from .model_files import cached_snapshot, is_folder, local_path
+from .sentence_transformers import SentenceTransformerEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -121,17 +123,27 @@ def _named(name: str) -> ModelRow:
     return read_folder(snapshot) if snapshot else ModelRow(name=name, dim=None, status="unknown")
 
 
+def _of_name(name: str) -> ModelRow | None:
+    """The row of a name of the table, or of a model in the hub's local cache; None for any other."""
+    if row := find_model(name):
+        return row
+    snapshot = _snapshot(name)
+    return read_folder(snapshot) if snapshot else None
+
+
 def _of_encoder(encoder: Encoder) -> ModelRow:
     card = encoder.identity
+    if isinstance(encoder, CachedEncoder):
+        return _of_encoder(encoder.encoder)
     if isinstance(encoder, HashingEncoder):  # all components say the same much: a prefix is a shorter one of its kind
         return ModelRow(name=card.model or "hashing", dim=card.dim, status="native", any_dim=(1, card.dim))
+    # A model's name is never a path on this machine: a server may have one of its own for a name.
     for name in filter(None, (card.model, card.name)):
-        row = _named(name)
-        if row.claims:
+        row = _named(name) if name.startswith("sentence-transformers:") else _of_name(name)
+        if row is not None and row.claims:
             return row
-    inner = getattr(encoder, "_model", None)  # what SentenceTransformerEncoder wraps
-    if inner is not None:
-        return detect(inner)
+    if isinstance(encoder, SentenceTransformerEncoder):
+        return detect(encoder._model)
     return ModelRow(
         name=card.model or card.name or type(encoder).__name__,
         dim=card.dim,

@@ -15,7 +15,7 @@ from mrl_retrieval.matryoshka import check_dim
 from mrl_retrieval.settings import check_positive
 
 from .embedding_cache import cached
-from .openai_answers import embeddings_of, refusal, said
+from .openai_answers import embeddings_of, refusal, said, times
 from .prompts import TASKS
 from .redaction import hidden, sendable_key, without_secret
 from .remote import RemoteEncoder
@@ -164,15 +164,20 @@ class OpenAIEncoder(RemoteEncoder):
         """The client's exception in this library's terms, without the key."""
         if isinstance(error, self._package.APIStatusError):
             words = hidden(said(error.body, error.message), self._key)
-            return refusal(error.status_code, words, self._called, self._retries)
+            # The client gives up at once where it is told to, or to wait for longer than it ever does (two minutes).
+            tries = 1 + int(error.request.headers.get("x-stainless-retry-count", self._retries))
+            wait = error.response.headers.get("retry-after")
+            return refusal(
+                error.status_code, words, self._called, tries, None if wait is None else hidden(wait, self._key)
+            )
         if isinstance(error, self._package.APITimeoutError):
             return EncoderUnavailable(
-                f"{self._called} did not answer in time (tried {self._retries + 1} times): raise timeout, or lower "
+                f"{self._called} did not answer in time ({times(self._retries + 1)}): raise timeout, or lower "
                 "batch_size"
             )
         if isinstance(error, self._package.APIConnectionError):
             return EncoderUnavailable(
-                f"{self._called} cannot be reached, or the connection was cut (tried {self._retries + 1} times): "
+                f"{self._called} cannot be reached, or the connection was cut ({times(self._retries + 1)}): "
                 f"{hidden(error.__cause__ or error, self._key)}. Check base_url and the network"
             )
         return EncoderError(f"{self._called} failed: {hidden(repr(error), self._key)}")

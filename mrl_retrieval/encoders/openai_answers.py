@@ -19,7 +19,7 @@ from mrl_retrieval.errors import EncoderError, EncoderUnavailable
 from .redaction import hidden
 from .remote import TextBeyondContext, TooMuchAtOnce
 
-__all__ = ["embeddings_of", "refusal", "said"]
+__all__ = ["embeddings_of", "refusal", "said", "times"]
 
 # As OpenAI, vLLM, text-embeddings-inference, llama.cpp, Ollama and infinity say it.
 _TOO_LONG = re.compile(
@@ -62,9 +62,18 @@ def embeddings_of(content: bytes, called: str, secret: str = "") -> list[npt.NDA
     return [_vector(item["embedding"], called) for item in items]
 
 
-def refusal(status: int, words: str, called: str, retries: int) -> Exception:
-    """The error that a status means, with its remedy; ``words`` are the server's."""
+def refusal(status: int, words: str, called: str, tries: int, wait: str | None = None) -> Exception:
+    """The error that a status means, with its remedy.
+
+    Args:
+        status: of HTTP.
+        words: the server's.
+        called: the model in messages.
+        tries: how often it was asked.
+        wait: its ``Retry-After``, if it sent one.
+    """
     told = f"{called} answered {status}: {words}"
+    asks = "" if wait is None else f"; it asks to wait {wait[:40]} (seconds, or until then)"
     if status in (400, 413, 422, 500) and _TOO_LONG.search(words):
         return TextBeyondContext(words)
     if status == 413 or (status in (400, 422) and _TOO_MUCH.search(words)):
@@ -77,12 +86,20 @@ def refusal(status: int, words: str, called: str, retries: int) -> Exception:
         return EncoderError(f"{told}. Check the model's name, and base_url, which mostly ends in /v1")
     if status == 429:
         return EncoderUnavailable(
-            f"{told} (tried {retries + 1} times). Wait, lower concurrency or batch_size, raise max_retries, or check "
+            f"{told} ({times(tries)}){asks}. Wait, lower concurrency or batch_size, raise max_retries, or check "
             "the account's quota"
         )
     if status in (408, 409) or status >= 500:
-        return EncoderUnavailable(f"{told} (tried {retries + 1} times). Try again later, or look at the server's log")
+        return EncoderUnavailable(f"{told} ({times(tries)}){asks}. Try again later, or look at the server's log")
     return EncoderError(told)
+
+
+def times(tries: int) -> str:
+    """
+    >>> times(1), times(3)
+    ('tried 1 time', 'tried 3 times')
+    """
+    return f"tried {tries} time" + "s" * (tries != 1)
 
 
 def said(body: Any, otherwise: str) -> str:

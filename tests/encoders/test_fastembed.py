@@ -14,6 +14,7 @@ from mrl_retrieval.encoder import CANARY_TEXTS
 from mrl_retrieval.encoders import fastembed as module
 from mrl_retrieval.encoders import fastembed_loading as loading
 from mrl_retrieval.encoders.fastembed import FastEmbedEncoder
+from mrl_retrieval.encoders.models import detect
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.testing import EncoderConformance
 from tests.encoders.onnx_model import export
@@ -147,6 +148,11 @@ def test_card(encoder, folder, tmp_path):
         file.seek(30_000_000)  # within the table of word embeddings
         file.write(b"\x3c" * 1_000_000)
     assert FastEmbedEncoder(str(copy), threads=1).identity.revision != card.revision
+
+
+def test_what_is_known_of_it(encoder):
+    row = detect(encoder)
+    assert (row.dim, row.status, row.pooling) == (384, "unknown", "mean")
 
 
 def test_files_of_a_folder(folder, tmp_path):
