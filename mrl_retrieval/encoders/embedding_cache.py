@@ -42,9 +42,11 @@ class CachedEncoder(Encoder):
     A vector is found again by the encoder's card, the role (query or document), the ``kwargs`` and the text. Only
     texts that are not there are encoded, each once, and what comes is kept piece by piece: a remote encoder's requests,
     else 256 texts at a time. So a run that failed asks for the rest only when it is repeated. Canary texts, by which a
-    collection recognises its encoder, are then encoded once per card and machine.
+    collection recognises its encoder, are then encoded once per card and machine. Threads or processes that meet the
+    same new text at the same moment each ask for it.
 
-    The card has to name the model: without ``identity.model`` one encoder's vectors would be taken for another's. A
+    The card has to name the model: without ``identity.model`` one encoder's vectors would be taken for another's. What
+    changes vectors and is not on the card, such as the place where a text is cut, an encoder says by ``cache_scope``. A
     card cannot see that a model was exchanged under the same name and revision; a remote encoder's ``sample``, where
     it has one, is compared with the cache, and all of its vectors are dropped if they disagree.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 
-from .model_files import fingerprint_of, hub_error, is_folder, local_path
+from .model_files import fingerprint_of, hub_error, is_folder, loading, local_path
 
 __all__ = ["Loaded", "loaded"]
 
@@ -134,7 +134,7 @@ def _listed(package: Any, name: str, entry: dict[str, Any], options: dict[str, A
     try:
         with _quiet():
             return package.TextEmbedding(name, **{**options, "local_files_only": True})
-    except Exception as error:
+    except Exception as error:  # it raises several kinds, of its own, of the hub and of ONNX Runtime
         # Not in the cache. Without a network, loading would try for a minute before it gives up.
         source = (entry.get("sources") or {}).get("hf") or name
         if unreachable := hub_error(source, options):
@@ -146,13 +146,8 @@ def _listed(package: Any, name: str, entry: dict[str, Any], options: dict[str, A
 
 
 def _constructed(package: Any, name: str, called: str, options: dict[str, Any]) -> Any:
-    try:
+    with loading(f"the fastembed model {called!r}", "check its files and the options"):
         return package.TextEmbedding(name, **options)
-    except Exception as error:
-        raise EncoderError(
-            f"the fastembed model {called!r} cannot be loaded ({type(error).__name__}: {error}); check its files and "
-            "the options"
-        ) from error
 
 
 def _revision(made: Any) -> str | None:

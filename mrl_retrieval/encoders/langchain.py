@@ -85,7 +85,7 @@ class LangChainEncoder(Encoder):
             raw = embed(given, **kwargs)
         except MRLError:
             raise
-        except Exception as error:  # a service's client raises what it likes
+        except Exception as error:  # every service's client has kinds of its own
             raise EncoderError(f"{called} failed on {count} texts: {error!r}") from error
         try:
             vectors = as_vectors(raw, dim=getattr(self, "dim", self._said), what="its vectors")

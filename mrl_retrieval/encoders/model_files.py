@@ -11,7 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cached_snapshot", "fingerprint", "fingerprint_of", "hub_error", "is_folder", "local_path", "quiet_loading"]
+from mrl_retrieval.errors import EncoderError
+
+__all__ = [
+    "cached_snapshot",
+    "fingerprint",
+    "fingerprint_of",
+    "hub_error",
+    "is_folder",
+    "loading",
+    "local_path",
+    "quiet_loading",
+]
 
 _CONFIGURATION = frozenset({"modules.json", "config.json", "sentence_bert_config.json", "tokenizer.json", "vocab.txt"})
 _WEIGHTS = frozenset({".safetensors", ".bin"})
@@ -100,6 +111,19 @@ def hub_error(name: str, options: Mapping[str, Any]) -> str | None:
     except Exception as error:  # noqa: BLE001 - the HTTP client behind it changed twice, and each has its own errors
         return str(error) or type(error).__name__
     return None
+
+
+@contextmanager
+def loading(what: str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong in its body is an error that says what could not be loaded, and what to do.
+
+    Raises:
+        EncoderError: with its cause.
+    """
+    try:
+        yield
+    except Exception as error:  # many libraries read a model's files, and each raises kinds of its own
+        raise EncoderError(f"{what} cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
 
 
 @contextmanager

@@ -133,7 +133,8 @@ class OpenAIEncoder(RemoteEncoder):
                 api_key=self._key, base_url=where, max_retries=max_retries, timeout=timeout
             )
         except Exception as error:  # noqa: BLE001 - it raises several kinds for its settings
-            raise InvalidInput(f"the openai client refuses its settings: {hidden(error, self._key)}") from None
+            refused = f"the openai client refuses its settings: {hidden(error, self._key)}"
+            raise InvalidInput(refused) from without_secret(error, self._key)
         self.close = weakref.finalize(self, self._client.close)
         self.cache_scope = where or ""
         self.dim = dimensions or dim or self._probe()

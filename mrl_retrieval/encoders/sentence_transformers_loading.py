@@ -9,7 +9,7 @@ from typing import Any
 
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 
-from .model_files import cached_snapshot, fingerprint, hub_error, is_folder, local_path, quiet_loading
+from .model_files import cached_snapshot, fingerprint, hub_error, is_folder, loading, local_path, quiet_loading
 
 __all__ = ["TRUNCATED", "checked_object", "hub_id", "import_package", "loaded", "pooling_of"]
 
@@ -86,13 +86,11 @@ def loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, 
 
 
 def _constructed(package: Any, name: str, options: Mapping[str, Any]) -> Any:
-    try:
+    with loading(
+        f"the sentence-transformers model {name!r}",
+        "check the name, or give a folder that SentenceTransformer.save made",
+    ):
         model = package.SentenceTransformer(name, **options)
-    except Exception as error:
-        raise EncoderError(
-            f"the sentence-transformers model {name!r} cannot be loaded ({type(error).__name__}: {error}); check the "
-            "name, or give a folder that SentenceTransformer.save made"
-        ) from error
     model.truncate_dim = None  # a default that its folder may carry
     return model
 

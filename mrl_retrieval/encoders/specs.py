@@ -1,4 +1,4 @@
-"""What a user says of a remote model, checked: what stands after a name's colon, and parameters of its requests."""
+"""What a user says of a model, checked: what stands after the colon of an encoder's name, and request parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from mrl_retrieval.errors import InvalidInput
 
-__all__ = ["as_json", "model_and_options"]
+__all__ = ["as_json", "model_and_options", "model_or_folder"]
 
 
 def model_and_options(
@@ -35,6 +35,22 @@ def model_and_options(
             "dimensions=; give everything else as options"
         )
     return model, {**options, "dimensions": int(found[1])}
+
+
+def model_or_folder(family: str, argument: str, example: str, where: str = "the hub") -> str:
+    """The argument of a family whose models are names or folders.
+
+    Raises:
+        InvalidInput: it is empty.
+
+    >>> model_or_folder("model2vec", "./folder", "minishlab/potion-base-8M")
+    './folder'
+    """
+    if not argument:
+        raise InvalidInput(
+            f"'{family}' needs a model: write '{family}:{example}' for one of {where}, or '{family}:./folder'"
+        )
+    return argument
 
 
 def as_json(value: Any, what: str) -> str:

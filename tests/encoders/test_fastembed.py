@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.encoder import CANARY_TEXTS
 from mrl_retrieval.encoders import fastembed as module
 from mrl_retrieval.encoders import fastembed_loading as loading
@@ -17,6 +16,7 @@ from mrl_retrieval.encoders.fastembed import FastEmbedEncoder
 from mrl_retrieval.encoders.models import detect
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.testing import EncoderConformance
+from tests.encoders.checks import finds_by_meaning
 from tests.encoders.onnx_model import export
 
 package = pytest.importorskip("fastembed", reason="needs fastembed")
@@ -128,9 +128,7 @@ def test_a_registered_model_by_its_name(folder, encoder):
 
 
 def test_retrieval(encoder):
-    with MatryoshkaRetriever(encoder=encoder, backend="memory:", coarse_dims=64) as retriever:
-        retriever.index(["git revert undoes a commit", "a cake needs flour", "the cat sat on the mat"])
-        assert retriever.search("How do I undo a commit?", 1)[0].document == "git revert undoes a commit"
+    assert finds_by_meaning(encoder)
 
 
 # -- identity ---------------------------------------------------------------------------------------------------------

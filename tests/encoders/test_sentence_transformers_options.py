@@ -24,13 +24,7 @@ FOLDER = Path(minilm.__file__).parent / "model"
 TEXTS = [f"{text} ({i})" for i in range(6) for text in CANARY_TEXTS]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch = pytest.importorskip("torch", reason="needs torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
