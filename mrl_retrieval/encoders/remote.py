@@ -21,7 +21,7 @@ from mrl_retrieval.errors import EncoderError, InvalidInput, MRLError, TextTooLo
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize, number_of_axes
 from mrl_retrieval.settings import check_positive
 
-from .packing import as_they_come, packed
+from .packing import as_they_come, halved, packed
 from .prompts import checked_prompts
 from .short_vectors import ShortVectors
 from .texts import check_texts, check_unicode
@@ -94,6 +94,7 @@ class RemoteEncoder(Encoder):
         self._slots = threading.BoundedSemaphore(self._concurrency)
         self._first = threading.Lock()
         self._answered_once = self._cut_once = False
+        self._taken_before: tuple[int, int] | None = None
         self._short = None if self._dimensions is None else ShortVectors(self._dimensions, called)
 
     def __repr__(self) -> str:
@@ -226,7 +227,7 @@ class RemoteEncoder(Encoder):
         return kept
 
     def _packed(self, texts: Sequence[str], after: int = -1) -> list[list[int]]:
-        return packed(texts, after, self._counter, self._batch_size, self._batch_tokens)
+        return packed(texts, after, self._counter, self._batch_size, self._batch_tokens, self._taken_before)
 
     def _answer(self, texts: list[str], numbers: list[int], queries: bool, kwargs: Mapping[str, Any]) -> FloatArray:
         """Unit vectors ``(N, dim)`` of texts that fit one request, unless the server thinks otherwise."""
@@ -238,7 +239,7 @@ class RemoteEncoder(Encoder):
             if len(texts) == 1:
                 raise EncoderError(f"{self._called} refuses texts[{numbers[0]}] by itself: {error}") from error
             half = len(texts) // 2
-            self._batch_size = min(self._batch_size, max(half, 1))
+            self._taken_before = halved(texts, self._counter, self._taken_before)
             logger.info("%s refuses %d texts in one request (%s): fewer are sent", self._called, len(texts), error)
             parts = (slice(None, half), slice(half, None))
             return np.concatenate([self._answer(texts[part], numbers[part], queries, kwargs) for part in parts])
