@@ -26,8 +26,8 @@ def packed(
     """Positions of the texts beyond ``after`` that are not empty, in order, as requests within both limits.
 
     A text that is beyond ``most_tokens`` by itself is a request by itself. ``taken_before``, texts and tokens, is
-    what a server that has refused a request is thought to take (see :func:`halved`). It seldom says which of the two was
-    too much, so a request with more of only one of them is tried.
+    what a server that has refused a request is thought to take (see :func:`halved`). It seldom says which of the two
+    was too much, so a request with more of only one of them is tried.
 
     >>> from .token_counts import Estimate
     >>> packed(["a", "", "b", "c"], -1, Estimate(), most_texts=2, most_tokens=100)
@@ -52,7 +52,7 @@ def packed(
 
 
 def halved(texts: Sequence[str], counter: TokenCounter, before: tuple[int, int] | None) -> tuple[int, int]:
-    """Half of a request that was refused as too much, in texts and tokens, or what is known ``before`` if that is less."""
+    """Half of a request that was refused as too much, in texts and tokens, or less if that is known ``before``."""
     half = len(texts) // 2, sum(counter.counts(texts)) // 2
     return half if before is None else (min(half[0], before[0]), min(half[1], before[1]))
 
