@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,22 +38,21 @@ class StaticEncoder(Encoder):
         if kwargs:
             raise EncoderError(f"the {self.family} encoder takes no options, got {', '.join(sorted(kwargs))}")
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        row = 0
-        for part in text_parts(texts):
-            for tokens in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
-                vectors[row] = self._mean(tokens.ids)
-                row += 1
+        for row, tokens in enumerate(self._tokenized(texts)):
+            vectors[row] = self._mean(tokens.ids)
         return normalize(vectors)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text by the model's own tokenizer, unknown ones too."""
-        return [
-            len(tokens)
-            for part in text_parts(texts)
-            for tokens in self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
-        ]
+        return [len(tokens) for tokens in self._tokenized(texts)]
 
     def token_spans(self, text: str) -> list[Span]:
         """Where each token lies, in characters; the bytes of one character share its span."""
         spans: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return spans
+
+    def _tokenized(self, texts: Sequence[str]) -> Iterator[Any]:
+        # The fast form, without offsets, is there since tokenizers 0.20; Model2Vec asks for that, WordLlama not.
+        encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
+        for part in text_parts(texts):
+            yield from encode(part, add_special_tokens=False)
