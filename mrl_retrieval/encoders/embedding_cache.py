@@ -23,6 +23,7 @@ from mrl_retrieval.matryoshka import FloatArray, normalize
 from mrl_retrieval.settings import check_positive
 
 from .embedding_store import EmbeddingStore
+from .texts import check_texts
 
 __all__ = ["DEFAULT_BYTES", "CachedEncoder", "cached", "default_path"]
 
@@ -41,9 +42,11 @@ class CachedEncoder(Encoder):
     A vector is found again by the encoder's card, the role (query or document), the ``kwargs`` and the text. Only
     texts that are not there are encoded, each once, and what comes is kept piece by piece: a remote encoder's requests,
     else 256 texts at a time. So a run that failed asks for the rest only when it is repeated. Canary texts, by which a
-    collection recognises its encoder, are then encoded once per card and machine.
+    collection recognises its encoder, are then encoded once per card and machine. Threads or processes that meet the
+    same new text at the same moment each ask for it.
 
-    The card has to name the model: without ``identity.model`` one encoder's vectors would be taken for another's. A
+    The card has to name the model: without ``identity.model`` one encoder's vectors would be taken for another's. What
+    changes vectors and is not on the card, such as the place where a text is cut, an encoder says by ``cache_scope``. A
     card cannot see that a model was exchanged under the same name and revision; a remote encoder's ``sample``, where
     it has one, is compared with the cache, and all of its vectors are dropped if they disagree.
 
@@ -57,7 +60,7 @@ class CachedEncoder(Encoder):
         max_bytes: size of the file at most; what was not used for longest goes first.
 
     Raises:
-        InvalidInput: the encoder's card names no model, or ``max_bytes`` is less than 1.
+        InvalidInput: the encoder's card names no model, ``path`` can be none, or ``max_bytes`` is less than 1.
     """
 
     def __init__(self, encoder: Encoder, path: str | Path | None = None, max_bytes: int = DEFAULT_BYTES) -> None:
@@ -69,7 +72,7 @@ class CachedEncoder(Encoder):
             )
         self.encoder = encoder
         self.dim, self.identity, self.max_tokens = encoder.dim, card, encoder.max_tokens
-        where = default_path() if path is None else Path(path).expanduser()
+        where = default_path() if path is None else _path(path, "cache=")
         self._store = None if where is None else _store(where.absolute(), check_positive(max_bytes, "max_bytes"))
         # The name is left out: one model may be reached under two names.
         told = {**card.to_json(), "name": None, "scope": getattr(encoder, "cache_scope", "")}
@@ -91,6 +94,7 @@ class CachedEncoder(Encoder):
         return self.encoder.token_spans(text)
 
     def _encode(self, texts: Sequence[str], queries: bool, kwargs: Mapping[str, Any]) -> FloatArray:
+        check_texts(texts)
         prefix = self._prefix(queries, kwargs)
         if self._store is None or prefix is None or not texts:
             return encode_checked(self.encoder, texts, queries=queries, kwargs=kwargs)
@@ -167,12 +171,22 @@ def default_path() -> Path | None:
     if said.lower() == "off":
         return None
     if said:
-        return Path(said).expanduser()
+        return _path(said, f"the embedding cache, {_VARIABLE}")
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # nobody's home: a container without the user in its list
         return None
     return base / "mrl_retrieval" / "embeddings.sqlite"
+
+
+def _path(said: str | Path, where: str) -> Path:
+    try:
+        path = Path(said).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(f"{where} is {str(said)!r}: there is no such home folder; write the path out") from error
+    if "\0" in str(path):
+        raise InvalidInput(f"{where} is {str(said)!r}: no file's name holds a null character")
+    return path
 
 
 @lru_cache(maxsize=16)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mrl_retrieval.encoder import Encoder, EncoderCard, Span
-from mrl_retrieval.errors import EncoderError, InvalidInput
+from mrl_retrieval.errors import EncoderError
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
 from mrl_retrieval.settings import check_positive
 
 from .fastembed_loading import loaded
 from .prompts import TASKS, checked_prompts
+from .specs import model_or_folder
+from .token_counts import uncut
 
 __all__ = ["FastEmbedEncoder", "from_spec"]
 
@@ -73,7 +74,7 @@ class FastEmbedEncoder(Encoder):
         found = loaded(str(model), options, pooling, model_file)
         self._model = found.model
         self.dim = int(self._embed("document", [""], {}).shape[1])
-        self._tokenizer = _uncut(self._model.model)
+        self._tokenizer = uncut(self._model.model.tokenizer)
         ours = self._prompts or pooling or model_file or load_options.keys() - _HARMLESS
         self.identity = EncoderCard(
             dim=self.dim,
@@ -129,7 +130,7 @@ class FastEmbedEncoder(Encoder):
         options = {"batch_size": self._batch_size, "parallel": self._parallel, **kwargs}
         try:
             return as_vectors(np.stack(list(embed([prompt + text for text in texts], **options))), what="embeddings")
-        except Exception as error:  # of ONNX Runtime, the tokenizer, or a process
+        except Exception as error:  # ONNX Runtime, the tokenizer and processes have no kind in common
             given = f" with {', '.join(sorted(kwargs))}" if kwargs else ""
             raise EncoderError(f"the fastembed model failed on {len(texts)} texts{given}: {error}") from error
 
@@ -152,18 +153,5 @@ def from_spec(argument: str = "", **options: Any) -> FastEmbedEncoder:
         MissingExtra: fastembed is not installed.
         EncoderError: the model cannot be loaded.
     """
-    if not argument:
-        raise InvalidInput(
-            "'fastembed' needs a model: write 'fastembed:BAAI/bge-small-en-v1.5' for one of its list, or "
-            "'fastembed:./folder'"
-        )
-    return FastEmbedEncoder(argument, **options)
-
-
-def _uncut(model: Any) -> Any:
-    """A copy of the model's tokenizer that cuts and pads nothing."""
-    tokenizers = importlib.import_module("tokenizers")
-    copy = tokenizers.Tokenizer.from_str(model.tokenizer.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return copy
+    model = model_or_folder("fastembed", argument, "BAAI/bge-small-en-v1.5", where="its list")
+    return FastEmbedEncoder(model, **options)

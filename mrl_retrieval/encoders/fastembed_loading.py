@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 
-from .model_files import fingerprint_of, hub_error
+from .model_files import fingerprint_of, hub_error, is_folder, loading, local_path
 
 __all__ = ["Loaded", "loaded"]
 
@@ -43,8 +43,8 @@ def loaded(model: str, options: dict[str, Any], pooling: str | None, model_file:
         MissingExtra, InvalidInput, EncoderError: as :class:`~mrl_retrieval.encoders.fastembed.FastEmbedEncoder`.
     """
     package = _import()
-    folder = Path(model).expanduser()
-    if folder.is_dir() or folder.exists() or model.startswith((".", "/", "~")):
+    folder = local_path(model)
+    if folder is not None:
         return _of_folder(package, folder, options, pooling, model_file)
     if pooling is not None or model_file is not None:
         raise InvalidInput(f"pooling and model_file belong to a folder; FastEmbed knows those of {model!r}")
@@ -64,7 +64,7 @@ def loaded(model: str, options: dict[str, Any], pooling: str | None, model_file:
 def _of_folder(
     package: Any, folder: Path, options: dict[str, Any], pooling: str | None, model_file: str | None
 ) -> Loaded:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise EncoderError(
             f"there is no model folder {str(folder)!r}; give a folder with a model in ONNX, or a name of FastEmbed's "
             "list such as 'BAAI/bge-small-en-v1.5'"
@@ -134,7 +134,7 @@ def _listed(package: Any, name: str, entry: dict[str, Any], options: dict[str, A
     try:
         with _quiet():
             return package.TextEmbedding(name, **{**options, "local_files_only": True})
-    except Exception as error:
+    except Exception as error:  # it raises several kinds, of its own, of the hub and of ONNX Runtime
         # Not in the cache. Without a network, loading would try for a minute before it gives up.
         source = (entry.get("sources") or {}).get("hf") or name
         if unreachable := hub_error(source, options):
@@ -146,13 +146,8 @@ def _listed(package: Any, name: str, entry: dict[str, Any], options: dict[str, A
 
 
 def _constructed(package: Any, name: str, called: str, options: dict[str, Any]) -> Any:
-    try:
+    with loading(f"the fastembed model {called!r}", "check its files and the options"):
         return package.TextEmbedding(name, **options)
-    except Exception as error:
-        raise EncoderError(
-            f"the fastembed model {called!r} cannot be loaded ({type(error).__name__}: {error}); check its files and "
-            "the options"
-        ) from error
 
 
 def _revision(made: Any) -> str | None:

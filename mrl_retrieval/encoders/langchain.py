@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,8 @@ from mrl_retrieval.encoder import Encoder, EncoderCard
 from mrl_retrieval.errors import EncoderError, InvalidInput, MRLError
 from mrl_retrieval.matryoshka import FloatArray, as_vectors
 from mrl_retrieval.settings import check_positive
+
+from .model_files import local_path
 
 __all__ = ["LangChainEncoder", "model_name"]
 
@@ -84,7 +85,7 @@ class LangChainEncoder(Encoder):
             raw = embed(given, **kwargs)
         except MRLError:
             raise
-        except Exception as error:  # a service's client raises what it likes
+        except Exception as error:  # every service's client has kinds of its own
             raise EncoderError(f"{called} failed on {count} texts: {error!r}") from error
         try:
             vectors = as_vectors(raw, dim=getattr(self, "dim", self._said), what="its vectors")
@@ -101,6 +102,6 @@ def model_name(embeddings: Any) -> str | None:
     None where it has none, and for a folder, which may be moved: such a model is recognised by its vectors.
     """
     found = next((name for key in _NAMES if isinstance(name := getattr(embeddings, key, None), str) and name), None)
-    if found is None or found[0] in "./~\\" or Path(found).exists():
+    if found is None or found[0] == "\\" or local_path(found) is not None:
         return None
     return found

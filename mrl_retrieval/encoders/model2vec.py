@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from mrl_retrieval.encoder import Encoder, EncoderCard, Span
+from mrl_retrieval.encoder import EncoderCard
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
-from mrl_retrieval.matryoshka import FloatArray, normalize
+from mrl_retrieval.matryoshka import FloatArray
 
-from .model_files import cached_snapshot, fingerprint, hub_error
-from .token_means import mean_of_tokens, text_parts
+from .model_files import cached_snapshot, fingerprint, hub_error, is_folder, loading, local_path
+from .specs import model_or_folder
+from .static_embeddings import StaticEncoder
+from .token_counts import uncut
+from .token_means import mean_of_tokens
 
 __all__ = ["Model2VecEncoder", "from_spec"]
 
 _HARMLESS = frozenset({"token"})  # options that do not change the vectors
 
 
-class Model2VecEncoder(Encoder):
+class Model2VecEncoder(StaticEncoder):
     """A Model2Vec ``StaticModel``: the (weighted) mean of a text's token embeddings, at unit length.
 
     Texts are encoded whole, in bounded memory, whatever the model's own ``max_length``: ``max_tokens`` is None, unless
@@ -46,6 +49,8 @@ class Model2VecEncoder(Encoder):
         EncoderError: the model cannot be loaded, be it that there is no network.
     """
 
+    family = "model2vec"
+
     def __init__(self, model: Any, *, max_tokens: int | None = None, **load_options: Any) -> None:
         package = _import()
         if isinstance(max_tokens, bool) or not (max_tokens is None or (isinstance(max_tokens, int) and max_tokens > 0)):
@@ -64,41 +69,15 @@ class Model2VecEncoder(Encoder):
             raise InvalidInput(f"{', '.join(sorted(load_options))}: the model is loaded already; pass its name instead")
         self._embedding, self._weights, self._mapping = model.embedding, model.weights, model.token_mapping
         self._unknown: int | None = model.unk_token_id
-        self._tokenizer = _uncut(model.tokenizer)
+        self._tokenizer = uncut(model.tokenizer)
         self.dim = int(model.embedding.shape[1])
         self.max_tokens = max_tokens
+        # For a cache: the card says neither how the model was loaded nor where a text is cut.
+        made = {key: value for key, value in load_options.items() if key not in _HARMLESS}
+        self.cache_scope = repr((sorted(made.items()), max_tokens)) if made or max_tokens else ""
         self.identity = EncoderCard(
             dim=self.dim, name=name, model=hub_name, revision=revision, pooling="mean", normalization="l2"
         )
-
-    def encode_document(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
-        """``(N, D)`` float32 of unit length, zero where a text is empty.
-
-        Raises:
-            EncoderError: there are ``kwargs``; this encoder knows none.
-        """
-        if kwargs:
-            raise EncoderError(f"the model2vec encoder takes no options, got {', '.join(sorted(kwargs))}")
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        row = 0
-        for part in text_parts(texts):
-            for tokens in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
-                vectors[row] = self._mean(tokens.ids)
-                row += 1
-        return normalize(vectors)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text by the model's own tokenizer, unknown ones too."""
-        return [
-            len(tokens)
-            for part in text_parts(texts)
-            for tokens in self._tokenizer.encode_batch_fast(part, add_special_tokens=False)
-        ]
-
-    def token_spans(self, text: str) -> list[Span]:
-        """Where each token lies, in characters."""
-        spans: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        return spans
 
     def _mean(self, ids: Sequence[int]) -> FloatArray:
         tokens = np.asarray(ids[: self.max_tokens], dtype=np.int64)
@@ -116,12 +95,7 @@ def from_spec(argument: str = "", **options: Any) -> Model2VecEncoder:
         MissingExtra: model2vec is not installed.
         EncoderError: the model cannot be loaded.
     """
-    if not argument:
-        raise InvalidInput(
-            "'model2vec' needs a model: write 'model2vec:minishlab/potion-base-8M' for one of the hub, or "
-            "'model2vec:./folder'"
-        )
-    return Model2VecEncoder(argument, **options)
+    return Model2VecEncoder(model_or_folder("model2vec", argument, "minishlab/potion-base-8M"), **options)
 
 
 _INSTEAD = {
@@ -139,14 +113,14 @@ def _import() -> Any:
 
 def _loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, str | None, str | None]:
     """The model, what to call it so that it is found again, its name on the hub, and the fingerprint of its files."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_path(name)
+    if folder is not None and is_folder(folder):
         folder = folder.resolve()
         return _constructed(package, folder, options), str(folder), None, _fingerprint(folder, options)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+    if folder is not None or name.count("/") != 1:
         raise EncoderError(
-            f"there is no model folder {str(folder)!r}; give a folder that StaticModel.save_pretrained made, or a name "
-            "on the hub such as 'minishlab/potion-base-8M'"
+            f"there is no model folder {str(folder or name)!r}; give a folder that StaticModel.save_pretrained made, "
+            "or a name on the hub such as 'minishlab/potion-base-8M'"
         )
     if snapshot := _snapshot(name):
         return _constructed(package, snapshot, options), name, name, _fingerprint(snapshot, options)
@@ -161,13 +135,11 @@ def _loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str,
 
 
 def _constructed(package: Any, name: str | Path, options: dict[str, Any]) -> Any:
-    try:
+    with loading(
+        f"the model2vec model {str(name)!r}",
+        "check the name, or give a folder that StaticModel.save_pretrained made",
+    ):
         return package.StaticModel.from_pretrained(name, **options)
-    except Exception as error:
-        raise EncoderError(
-            f"the model2vec model {str(name)!r} cannot be loaded ({type(error).__name__}: {error}); check the name, or "
-            "give a folder that StaticModel.save_pretrained made"
-        ) from error
 
 
 def _snapshot(name: str) -> Path | None:
@@ -177,11 +149,3 @@ def _snapshot(name: str) -> Path | None:
 
 def _fingerprint(folder: Path, options: dict[str, Any]) -> str:
     return fingerprint(folder / str(options.get("subfolder") or ""))
-
-
-def _uncut(tokenizer: Any) -> Any:
-    """A copy of a tokenizer that cuts and pads nothing; the model's own changes with every call of its ``encode``."""
-    copy = type(tokenizer).from_str(tokenizer.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return copy

@@ -11,13 +11,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cached_snapshot", "fingerprint", "fingerprint_of", "hub_error", "quiet_loading"]
+from mrl_retrieval.errors import EncoderError
+
+__all__ = [
+    "cached_snapshot",
+    "fingerprint",
+    "fingerprint_of",
+    "hub_error",
+    "is_folder",
+    "loading",
+    "local_path",
+    "quiet_loading",
+]
 
 _CONFIGURATION = frozenset({"modules.json", "config.json", "sentence_bert_config.json", "tokenizer.json", "vocab.txt"})
 _WEIGHTS = frozenset({".safetensors", ".bin"})
 _SAMPLES = 256
 _SAMPLE_BYTES = 4096
 _TIMEOUT = 10.0
+
+
+def local_path(name: str) -> Path | None:
+    """The path that a model's name stands for: one that exists, or is written like one; None for any other name.
+
+    Unlike ``pathlib``, a name that no file could have, or the home of a user who is not there, raises nothing.
+    """
+    path = os.path.expanduser(name)  # noqa: PTH111
+    written = name.startswith((".", "/", "~"))
+    return Path(path) if written or os.path.exists(path) else None  # noqa: PTH110
+
+
+def is_folder(path: Path | None) -> bool:
+    """Whether a folder is there; pathlib's own way raises for a name that is too long."""
+    return path is not None and os.path.isdir(path)  # noqa: PTH112
 
 
 def fingerprint(folder: Path) -> str:
@@ -85,6 +111,19 @@ def hub_error(name: str, options: Mapping[str, Any]) -> str | None:
     except Exception as error:  # noqa: BLE001 - the HTTP client behind it changed twice, and each has its own errors
         return str(error) or type(error).__name__
     return None
+
+
+@contextmanager
+def loading(what: str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong in its body is an error that says what could not be loaded, and what to do.
+
+    Raises:
+        EncoderError: with its cause.
+    """
+    try:
+        yield
+    except Exception as error:  # many libraries read a model's files, and each raises kinds of its own
+        raise EncoderError(f"{what} cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
 
 
 @contextmanager

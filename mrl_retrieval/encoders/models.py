@@ -12,7 +12,6 @@ The table itself is in ``_models/table.py``; ``docs/models.md`` shows it. A valu
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ from ._models import about_api, about_plain, about_static, about_trained
 from ._models.detecting import read_folder, read_object
 from ._models.row import Claim, ModelRow, Status
 from ._models.table import rows
+from .embedding_cache import CachedEncoder
 from .hashing import HashingEncoder
-from .model_files import cached_snapshot
+from .model_files import cached_snapshot, is_folder, local_path
+from .sentence_transformers import SentenceTransformerEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -101,37 +102,48 @@ def detect(model: Any) -> ModelRow:
     if isinstance(model, Encoder):
         return _of_encoder(model)
     reference = _reference(model)
-    if reference and not Path(reference).is_dir():
+    folder = local_path(reference) if reference else None
+    if reference and not is_folder(folder):
         row = _named(reference)
         if row.claims:
             return row
-    return read_object(model, Path(reference) if reference and Path(reference).is_dir() else None)
+    return read_object(model, folder if is_folder(folder) else None)
 
 
 def _named(name: str) -> ModelRow:
     name = name.strip().removeprefix("sentence-transformers:")
     if not name:
         raise InvalidInput("a model needs a name, such as 'nomic-embed-text-v1.5', or a folder, got ''")
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's own raises where there is no such user
-    if name.startswith((".", "/", "~")) or ("/" in name and path.is_dir()):
+    path = local_path(name)
+    if path is not None and (name.startswith((".", "/", "~")) or ("/" in name and is_folder(path))):
         return _row_of_snapshot(path) or read_folder(path)
     if row := find_model(name):
         return row
-    snapshot = path if path.is_dir() else _snapshot(name)
+    snapshot = path if is_folder(path) else _snapshot(name)
     return read_folder(snapshot) if snapshot else ModelRow(name=name, dim=None, status="unknown")
+
+
+def _of_name(name: str) -> ModelRow | None:
+    """The row of a name of the table, or of a model in the hub's local cache; None for any other."""
+    if row := find_model(name):
+        return row
+    snapshot = _snapshot(name)
+    return read_folder(snapshot) if snapshot else None
 
 
 def _of_encoder(encoder: Encoder) -> ModelRow:
     card = encoder.identity
+    if isinstance(encoder, CachedEncoder):
+        return _of_encoder(encoder.encoder)
     if isinstance(encoder, HashingEncoder):  # all components say the same much: a prefix is a shorter one of its kind
         return ModelRow(name=card.model or "hashing", dim=card.dim, status="native", any_dim=(1, card.dim))
+    # A model's name is never a path on this machine: a server may have one of its own for a name.
     for name in filter(None, (card.model, card.name)):
-        row = _named(name)
-        if row.claims:
+        row = _named(name) if name.startswith("sentence-transformers:") else _of_name(name)
+        if row is not None and row.claims:
             return row
-    inner = getattr(encoder, "_model", None)  # what SentenceTransformerEncoder wraps
-    if inner is not None:
-        return detect(inner)
+    if isinstance(encoder, SentenceTransformerEncoder):
+        return detect(encoder._model)
     return ModelRow(
         name=card.model or card.name or type(encoder).__name__,
         dim=card.dim,

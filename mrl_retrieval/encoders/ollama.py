@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import weakref
@@ -15,16 +14,16 @@ from mrl_retrieval.errors import EncoderError, EncoderUnavailable, InvalidInput,
 from mrl_retrieval.retrying import repeated
 
 from .embedding_cache import cached
-from .redaction import hidden, without_secret
+from .redaction import hidden, sendable_key, without_secret
 from .remote import RemoteEncoder, TextBeyondContext
-from .specs import model_and_options
+from .specs import as_json, model_and_options
 
 __all__ = ["OllamaEncoder", "from_spec"]
 
 _PAUSES = (0.1, 0.4, 1.6)  # seconds between attempts
 _TOO_LONG = re.compile(r"(?:input|maximum context) length|context (?:length|size)|too large to process", re.I)
 _PER_CALL = frozenset({"options", "keep_alive"})
-_BLOB = re.compile(r"^FROM\s.*sha256[-:]([0-9a-f]{64})\s*$", re.M)
+_BLOB = re.compile(r"^(FROM|ADAPTER)\s.*sha256[-:]([0-9a-f]{64})\s*$", re.M)
 _BATCH_TOKENS = 300_000  # Ollama knows no limit of a request; this keeps one from being hundreds of megabytes
 
 
@@ -82,13 +81,14 @@ class OllamaEncoder(RemoteEncoder):
             raise InvalidInput(f"the ollama encoder needs a model such as 'nomic-embed-text', got {model!r}")
         self._model = model
         self._options, self._keep_alive = dict(options or {}), keep_alive
+        as_json(self._options, "options")
+        self._key = sendable_key(os.environ.get("OLLAMA_API_KEY", ""), "the environment variable OLLAMA_API_KEY")
         try:
             client = self._package.Client(host=host, timeout=timeout)
-        except Exception as error:
-            raise InvalidInput(f"host is no address of a server ({error}); write it like '127.0.0.1:11434'") from error
+        except Exception:  # noqa: BLE001 - of several kinds; their words repeat a part of the address: a password
+            raise InvalidInput("host (or OLLAMA_HOST) is no address; write it like '127.0.0.1:11434'") from None
         self._client = client
         self._host = _shown(host or os.environ.get("OLLAMA_HOST") or "127.0.0.1:11434")
-        self._key = os.environ.get("OLLAMA_API_KEY", "")  # which the client sends along
         self.close = weakref.finalize(self, client.close)
         told = self._asked_server(lambda: client.show(model))
         super().__init__(
@@ -105,7 +105,9 @@ class OllamaEncoder(RemoteEncoder):
             concurrency=concurrency,
         )
         revision = _weights(told)
-        self.cache_scope = json.dumps([None if revision else self._host, self._options], sort_keys=True)
+        self.cache_scope = as_json([None if revision else self._host, self._options], "options")
+        if truncate and not self._holds_limit:  # what the server cuts is another text than the same one in full
+            self.cache_scope += f" cut at {self.max_tokens}"
         self.dim = dimensions or self._probe()
         nameless = host or self._prompts or self._options
         self.identity = EncoderCard(
@@ -208,9 +210,14 @@ def _context(told: Any, options: Mapping[str, Any]) -> int | None:
 
 
 def _weights(told: Any) -> str | None:
-    """The digest of the file that holds the weights: it stays if only the template or the licence changes."""
-    found = _BLOB.search(told.modelfile or "")
-    return f"sha256:{found[1][:16]}" if found else None
+    """The digest of the file that holds the weights, and those of adapters upon them.
+
+    It stays if only the template or the licence changes. None where the server does not say.
+    """
+    found = _BLOB.findall(told.modelfile or "")
+    base = next((digest for kind, digest in found if kind == "FROM"), None)
+    adapters = "".join(f"+{digest[:16]}" for kind, digest in found if kind == "ADAPTER")
+    return f"sha256:{base[:16]}{adapters}" if base else None
 
 
 def _shown(host: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import weakref
 from collections.abc import Mapping, Sequence
@@ -13,13 +12,14 @@ from urllib.parse import urlsplit
 from mrl_retrieval.encoder import Encoder, EncoderCard
 from mrl_retrieval.errors import EncoderError, EncoderUnavailable, InvalidInput, MissingExtra
 from mrl_retrieval.matryoshka import check_dim
+from mrl_retrieval.settings import check_positive
 
 from .embedding_cache import cached
-from .openai_answers import embeddings_of, refusal, said
+from .openai_answers import embeddings_of, refusal, said, times
 from .prompts import TASKS
-from .redaction import hidden, without_secret
+from .redaction import hidden, sendable_key, without_secret
 from .remote import RemoteEncoder
-from .specs import model_and_options
+from .specs import as_json, model_and_options
 from .token_counts import tiktoken_counter
 
 __all__ = ["OpenAIEncoder", "from_spec"]
@@ -100,7 +100,8 @@ class OpenAIEncoder(RemoteEncoder):
         if not model or not isinstance(model, str):
             raise InvalidInput(f"the openai encoder needs a model such as 'text-embedding-3-small', got {model!r}")
         where = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        self._key = api_key or os.environ.get("OPENAI_API_KEY") or (_NO_KEY if where else "")
+        key = api_key or os.environ.get("OPENAI_API_KEY") or (_NO_KEY if where else "")
+        self._key = sendable_key(key, "api_key=, or the environment variable OPENAI_API_KEY,")
         if not self._key:
             raise EncoderError(
                 f"the OpenAI model {model!r} needs an API key: set the environment variable OPENAI_API_KEY or pass "
@@ -108,6 +109,7 @@ class OpenAIEncoder(RemoteEncoder):
             )
         self._model = model
         self._bodies = {task: _body(body) for task, body in zip(TASKS, (query_body, document_body), strict=True)}
+        told = {f"{task}_body": as_json(body, f"{task}_body") for task, body in self._bodies.items() if body}
         dim, context = _MODELS.get(model, (None, None))
         if dim is not None and dimensions is not None:
             check_dim(dimensions, dim, what="dimensions")
@@ -120,7 +122,7 @@ class OpenAIEncoder(RemoteEncoder):
             truncate=truncate,
             server_cuts=context is None,
             tokenizer=tokenizer,
-            batch_size=min(batch_size, _MOST_TEXTS),
+            batch_size=min(check_positive(batch_size, "batch_size"), _MOST_TEXTS),
             batch_tokens=batch_tokens,
             concurrency=concurrency,
             counter=tiktoken_counter(model) if context is not None else None,
@@ -131,11 +133,11 @@ class OpenAIEncoder(RemoteEncoder):
                 api_key=self._key, base_url=where, max_retries=max_retries, timeout=timeout
             )
         except Exception as error:  # noqa: BLE001 - it raises several kinds for its settings
-            raise InvalidInput(f"the openai client refuses its settings: {hidden(error, self._key)}") from None
+            refused = f"the openai client refuses its settings: {hidden(error, self._key)}"
+            raise InvalidInput(refused) from without_secret(error, self._key)
         self.close = weakref.finalize(self, self._client.close)
         self.cache_scope = where or ""
         self.dim = dimensions or dim or self._probe()
-        told = {f"{task}_body": json.dumps(body, sort_keys=True) for task, body in self._bodies.items() if body}
         nameless = base_url or self._prompts or told
         self.identity = EncoderCard(
             dim=self.dim,
@@ -157,21 +159,26 @@ class OpenAIEncoder(RemoteEncoder):
             content: bytes = answer.content
         except Exception as error:  # noqa: BLE001 - beside its own the client raises what its HTTP client does
             raise self._meant(error) from without_secret(error, self._key)
-        return embeddings_of(content, self._called)
+        return embeddings_of(content, self._called, self._key)
 
     def _meant(self, error: Exception) -> Exception:
         """The client's exception in this library's terms, without the key."""
         if isinstance(error, self._package.APIStatusError):
             words = hidden(said(error.body, error.message), self._key)
-            return refusal(error.status_code, words, self._called, self._retries)
+            # The client gives up at once where it is told to, or to wait for longer than it ever does (two minutes).
+            tries = 1 + int(error.request.headers.get("x-stainless-retry-count", self._retries))
+            wait = error.response.headers.get("retry-after")
+            return refusal(
+                error.status_code, words, self._called, tries, None if wait is None else hidden(wait, self._key)
+            )
         if isinstance(error, self._package.APITimeoutError):
             return EncoderUnavailable(
-                f"{self._called} did not answer in time (tried {self._retries + 1} times): raise timeout, or lower "
+                f"{self._called} did not answer in time ({times(self._retries + 1)}): raise timeout, or lower "
                 "batch_size"
             )
         if isinstance(error, self._package.APIConnectionError):
             return EncoderUnavailable(
-                f"{self._called} cannot be reached, or the connection was cut (tried {self._retries + 1} times): "
+                f"{self._called} cannot be reached, or the connection was cut ({times(self._retries + 1)}): "
                 f"{hidden(error.__cause__ or error, self._key)}. Check base_url and the network"
             )
         return EncoderError(f"{self._called} failed: {hidden(repr(error), self._key)}")
@@ -215,9 +222,12 @@ def _host(url: str | None) -> str:
         return "api.openai.com"
     try:
         parts = urlsplit(url)
-        shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"it begins with neither http:// nor https://: {shown}")
-    except ValueError as error:
-        raise InvalidInput(f"base_url is no web address ({error}); write it like 'http://127.0.0.1:8000/v1'") from error
-    return shown
+        scheme, name, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:  # its words repeat a part of the address, which may be a password
+        scheme, name, port = "", None, None
+    if scheme not in ("http", "https") or not name:
+        raise InvalidInput(
+            "base_url is no web address: it needs http:// or https://, a host, and a number if there is a port; write "
+            "it like 'http://127.0.0.1:8000/v1'"
+        )
+    return f"{scheme}://{name}" + (f":{port}" if port else "")

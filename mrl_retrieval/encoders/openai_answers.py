@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from mrl_retrieval.errors import EncoderError, EncoderUnavailable
 
+from .redaction import hidden
 from .remote import TextBeyondContext, TooMuchAtOnce
 
-__all__ = ["embeddings_of", "refusal", "said"]
+__all__ = ["embeddings_of", "refusal", "said", "times"]
 
 # As OpenAI, vLLM, text-embeddings-inference, llama.cpp, Ollama and infinity say it.
 _TOO_LONG = re.compile(
@@ -29,25 +30,27 @@ _TOO_LONG = re.compile(
 _TOO_MUCH = re.compile(r"tokens per request|batch[ _]size|too many inputs|array (?:is )?too (?:long|large)", re.I)
 
 
-def embeddings_of(content: bytes, called: str) -> list[npt.NDArray[Any]] | list[Any]:
+def embeddings_of(content: bytes, called: str, secret: str = "") -> list[npt.NDArray[Any]] | list[Any]:
     """The vectors of an answer of ``/embeddings``, in the order of their ``index``.
 
-    Each is an array if it was sent as base64, else what JSON made of it; the caller checks shape and values.
+    Each is an array if it was sent as base64, else what JSON made of it; the caller checks shape and values. What the
+    server said instead is repeated in the error, without ``secret``.
 
     Raises:
         EncoderError: it is no such answer, or indexes are missing or twice there.
     """
     try:
         answer = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EncoderError(
-            f"{called} answered with something that is no JSON ({content[:60]!r}): is base_url right? It mostly ends "
-            "in /v1"
+            f"{called} answered with something that is no JSON ({hidden(content, secret)[:60]!r}): is base_url right? "
+            "It mostly ends in /v1"
         ) from error
     items = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) and "embedding" in item for item in items):
         raise EncoderError(
-            f"{called} answered without embeddings ({content[:120]!r}): is base_url right, and the model one for them?"
+            f"{called} answered without embeddings ({hidden(content, secret)[:120]!r}): is base_url right, and the "
+            "model one for them?"
         )
     order = [item.get("index") for item in items]
     if any(index is not None for index in order):  # some servers leave the index out and keep the order
@@ -59,9 +62,18 @@ def embeddings_of(content: bytes, called: str) -> list[npt.NDArray[Any]] | list[
     return [_vector(item["embedding"], called) for item in items]
 
 
-def refusal(status: int, words: str, called: str, retries: int) -> Exception:
-    """The error that a status means, with its remedy; ``words`` are the server's."""
+def refusal(status: int, words: str, called: str, tries: int, wait: str | None = None) -> Exception:
+    """The error that a status means, with its remedy.
+
+    Args:
+        status: of HTTP.
+        words: the server's.
+        called: the model in messages.
+        tries: how often it was asked.
+        wait: its ``Retry-After``, if it sent one.
+    """
     told = f"{called} answered {status}: {words}"
+    asks = "" if wait is None else f"; it asks to wait {wait[:40]} (seconds, or until then)"
     if status in (400, 413, 422, 500) and _TOO_LONG.search(words):
         return TextBeyondContext(words)
     if status == 413 or (status in (400, 422) and _TOO_MUCH.search(words)):
@@ -74,12 +86,20 @@ def refusal(status: int, words: str, called: str, retries: int) -> Exception:
         return EncoderError(f"{told}. Check the model's name, and base_url, which mostly ends in /v1")
     if status == 429:
         return EncoderUnavailable(
-            f"{told} (tried {retries + 1} times). Wait, lower concurrency or batch_size, raise max_retries, or check "
+            f"{told} ({times(tries)}){asks}. Wait, lower concurrency or batch_size, raise max_retries, or check "
             "the account's quota"
         )
     if status in (408, 409) or status >= 500:
-        return EncoderUnavailable(f"{told} (tried {retries + 1} times). Try again later, or look at the server's log")
+        return EncoderUnavailable(f"{told} ({times(tries)}){asks}. Try again later, or look at the server's log")
     return EncoderError(told)
+
+
+def times(tries: int) -> str:
+    """
+    >>> times(1), times(3)
+    ('tried 1 time', 'tried 3 times')
+    """
+    return f"tried {tries} time" + "s" * (tries != 1)
 
 
 def said(body: Any, otherwise: str) -> str:

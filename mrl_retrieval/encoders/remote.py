@@ -18,12 +18,13 @@ import numpy as np
 
 from mrl_retrieval.encoder import CANARY_TEXTS, Encoder, Span
 from mrl_retrieval.errors import EncoderError, InvalidInput, MRLError, TextTooLongError
-from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
+from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize, number_of_axes
 from mrl_retrieval.settings import check_positive
 
-from .packing import as_they_come, packed
+from .packing import as_they_come, halved, packed
 from .prompts import checked_prompts
 from .short_vectors import ShortVectors
+from .texts import check_texts, check_unicode
 from .token_counts import Estimate, TokenCounter, counter_of
 
 __all__ = ["RemoteEncoder", "TextBeyondContext", "TooMuchAtOnce"]
@@ -93,6 +94,7 @@ class RemoteEncoder(Encoder):
         self._slots = threading.BoundedSemaphore(self._concurrency)
         self._first = threading.Lock()
         self._answered_once = self._cut_once = False
+        self._taken_before: tuple[int, int] | None = None
         self._short = None if self._dimensions is None else ShortVectors(self._dimensions, called)
 
     def __repr__(self) -> str:
@@ -195,21 +197,16 @@ class RemoteEncoder(Encoder):
 
         Raises:
             TextTooLongError: one is too long, and ``truncate`` is off.
-            InvalidInput: one is no valid Unicode.
+            InvalidInput: one is no text, or no valid Unicode.
         """
+        check_texts(texts, numbers)
         numbers = range(len(texts)) if numbers is None else numbers
         kept = list(texts)
         # Beyond ASCII one character may be many tokens.
         limit = self.max_tokens if self._holds_limit else None
         doubtful = [i for i, text in enumerate(texts) if not text.isascii() or (limit and len(text) > limit)]
         for i in doubtful:
-            try:
-                texts[i].encode()
-            except UnicodeEncodeError as error:
-                raise InvalidInput(
-                    f"texts[{numbers[i]}] is no valid Unicode ({error}); repair it, for example with "
-                    "text.encode('utf-8', 'replace').decode()"
-                ) from error
+            check_unicode(texts[i], numbers[i])
         if limit is None:
             return kept
         for i, tokens in zip(doubtful, self.count_tokens([texts[i] for i in doubtful]), strict=True):
@@ -230,7 +227,7 @@ class RemoteEncoder(Encoder):
         return kept
 
     def _packed(self, texts: Sequence[str], after: int = -1) -> list[list[int]]:
-        return packed(texts, after, self._counter, self._batch_size, self._batch_tokens)
+        return packed(texts, after, self._counter, self._batch_size, self._batch_tokens, self._taken_before)
 
     def _answer(self, texts: list[str], numbers: list[int], queries: bool, kwargs: Mapping[str, Any]) -> FloatArray:
         """Unit vectors ``(N, dim)`` of texts that fit one request, unless the server thinks otherwise."""
@@ -242,7 +239,7 @@ class RemoteEncoder(Encoder):
             if len(texts) == 1:
                 raise EncoderError(f"{self._called} refuses texts[{numbers[0]}] by itself: {error}") from error
             half = len(texts) // 2
-            self._batch_size = min(self._batch_size, max(half, 1))
+            self._taken_before = halved(texts, self._counter, self._taken_before)
             logger.info("%s refuses %d texts in one request (%s): fewer are sent", self._called, len(texts), error)
             parts = (slice(None, half), slice(half, None))
             return np.concatenate([self._answer(texts[part], numbers[part], queries, kwargs) for part in parts])
@@ -264,6 +261,8 @@ class RemoteEncoder(Encoder):
         if len(raw) != n:
             raise EncoderError(f"{self._called} sent {len(raw)} vectors for {n} texts")
         try:
+            if number_of_axes(raw[0], "a vector") != 1:  # N numbers would be taken for one vector of all texts
+                raise InvalidInput(f"its vectors must have shape (N, D), got {type(raw[0]).__name__} for a vector")
             return as_vectors(raw, what="its vectors")
         except InvalidInput as error:
             raise EncoderError(f"{self._called} sent what cannot be used: {error}") from error

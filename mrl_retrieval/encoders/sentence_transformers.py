@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from mrl_retrieval.encoder import Encoder, EncoderCard, Span
-from mrl_retrieval.errors import EncoderError, InvalidInput
+from mrl_retrieval.errors import EncoderError, InvalidInput, MRLError
 from mrl_retrieval.matryoshka import FloatArray, as_vectors, normalize
 
 from .process_pool import ProcessPool
 from .prompts import TASKS, checked_prompts
 from .sentence_transformers_loading import TRUNCATED, checked_object, hub_id, import_package, loaded, pooling_of
+from .specs import model_or_folder
+from .token_counts import uncut
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +104,9 @@ class SentenceTransformerEncoder(Encoder):
             normalization="l2",
         )
         self.max_tokens = self._context()
+        made = {key: value for key, value in load_options.items() if key not in _HARMLESS}
+        # For a cache: the card does not say how the model was loaded, nor where it cuts a text.
+        self.cache_scope = repr((sorted(made.items()), trust_remote_code, self._model.max_seq_length))
 
     def encode_document(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
         """``(N, D)`` float32 of unit length; ``kwargs`` go to the model's ``encode_document``.
@@ -159,13 +164,10 @@ class SentenceTransformerEncoder(Encoder):
             return None
         try:
             with self._lock:
-                copy = tokenizers.Tokenizer.from_str(backend.to_str())
+                return uncut(backend)
         except Exception as error:  # noqa: BLE001 - it raises nothing narrower where a part is written in Python
             logger.debug("the tokenizer cannot be copied, so it cannot say where tokens lie: %s", error)
             return None
-        copy.no_padding()
-        copy.no_truncation()
-        return copy
 
     def _encode(self, task: str, texts: Sequence[str], kwargs: Mapping[str, Any]) -> FloatArray:
         if reserved := sorted(_RESERVED & kwargs.keys()):
@@ -185,7 +187,9 @@ class SentenceTransformerEncoder(Encoder):
                     raw = self._pool.encode(self._model, encode, list(texts), options)
                 else:
                     raw = encode(list(texts), convert_to_numpy=True, **options)
-        except (TypeError, ValueError) as error:
+        except MRLError:
+            raise
+        except Exception as error:  # PyTorch, ONNX Runtime, OpenVINO and a model's own code raise any kind
             given = f" with {', '.join(sorted(kwargs))}" if kwargs else ""
             raise EncoderError(f"the sentence-transformers model refused {len(texts)} texts{given}: {error}") from error
         return normalize(as_vectors(raw, what="the model's embeddings"))
@@ -223,9 +227,4 @@ def from_spec(argument: str = "", **options: Any) -> SentenceTransformerEncoder:
         MissingExtra: sentence-transformers is not installed.
         EncoderError: the model cannot be loaded.
     """
-    if not argument:
-        raise InvalidInput(
-            "'sentence-transformers' needs a model: write 'sentence-transformers:all-MiniLM-L6-v2' for one of the hub, "
-            "or 'sentence-transformers:./folder'"
-        )
-    return SentenceTransformerEncoder(argument, **options)
+    return SentenceTransformerEncoder(model_or_folder("sentence-transformers", argument, "all-MiniLM-L6-v2"), **options)

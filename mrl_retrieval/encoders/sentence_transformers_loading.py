@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 
-from .model_files import cached_snapshot, fingerprint, hub_error, quiet_loading
+from .model_files import cached_snapshot, fingerprint, hub_error, is_folder, loading, local_path, quiet_loading
 
 __all__ = ["TRUNCATED", "checked_object", "hub_id", "import_package", "loaded", "pooling_of"]
 
@@ -58,15 +57,15 @@ def checked_object(
 
 def loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, str | None]:
     """The model, what to call it so that it is found again, and the fingerprint of its files."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = local_path(name)
+    if folder is not None and is_folder(folder):
         folder = folder.resolve()
         with quiet_loading():
             return _constructed(package, str(folder), options), str(folder), fingerprint(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+    if folder is not None or name.count("/") > 1:
         raise EncoderError(
-            f"there is no model folder {str(folder)!r}; give a folder that SentenceTransformer.save made, or a name on "
-            "the hub such as 'all-MiniLM-L6-v2'"
+            f"there is no model folder {str(folder or name)!r}; give a folder that SentenceTransformer.save made, or a "
+            "name on the hub such as 'all-MiniLM-L6-v2'"
         )
     snapshot = cached_snapshot(name, options)
     if snapshot is not None:
@@ -87,13 +86,11 @@ def loaded(package: Any, name: str, options: dict[str, Any]) -> tuple[Any, str, 
 
 
 def _constructed(package: Any, name: str, options: Mapping[str, Any]) -> Any:
-    try:
+    with loading(
+        f"the sentence-transformers model {name!r}",
+        "check the name, or give a folder that SentenceTransformer.save made",
+    ):
         model = package.SentenceTransformer(name, **options)
-    except Exception as error:
-        raise EncoderError(
-            f"the sentence-transformers model {name!r} cannot be loaded ({type(error).__name__}: {error}); check the "
-            "name, or give a folder that SentenceTransformer.save made"
-        ) from error
     model.truncate_dim = None  # a default that its folder may carry
     return model
 
@@ -102,7 +99,7 @@ def hub_id(model: Any) -> str | None:
     """The model's name on the hub; None for what came from a folder, which may be moved, or was put together here."""
     transformer = getattr(model[0], "auto_model", None)
     name = str(getattr(getattr(transformer, "config", None), "_name_or_path", "") or "")
-    return name if name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists() else None
+    return name if name.count("/") == 1 and local_path(name) is None else None
 
 
 def pooling_of(model: Any) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 from mrl_retrieval.encoder import Span
 from mrl_retrieval.errors import InvalidInput
 
-__all__ = ["Estimate", "TokenCounter", "counter_of", "tiktoken_counter"]
+__all__ = ["Estimate", "TokenCounter", "counter_of", "tiktoken_counter", "uncut"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +98,7 @@ class _Tokenizers(TokenCounter):
     exact = True
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = type(tokenizer).from_str(tokenizer.to_str())  # a copy: the settings of the given one stay
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = uncut(tokenizer)
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         return [len(tokens) for tokens in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -115,6 +113,14 @@ class _Tokenizers(TokenCounter):
     def spans(self, text: str) -> list[Span]:
         offsets: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return offsets
+
+
+def uncut(tokenizer: Any) -> Any:
+    """A copy of a ``tokenizers.Tokenizer`` that cuts and pads nothing; others may change the settings of theirs."""
+    copy = type(tokenizer).from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
 
 
 def counter_of(tokenizer: Any) -> TokenCounter:

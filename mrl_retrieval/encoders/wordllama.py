@@ -15,13 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from mrl_retrieval.encoder import EncoderCard
+from mrl_retrieval.errors import InvalidInput, MissingExtra
+from mrl_retrieval.matryoshka import FloatArray
 
-from mrl_retrieval.encoder import Encoder, EncoderCard, Span
-from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
-from mrl_retrieval.matryoshka import FloatArray, normalize
-
-from .token_means import mean_of_tokens, text_parts
+from .model_files import loading
+from .static_embeddings import StaticEncoder
+from .token_means import mean_of_tokens
 
 __all__ = ["WordLlamaEncoder", "from_spec"]
 
@@ -30,7 +30,7 @@ _DIM = 256
 _WEIGHTS = f"{_CONFIG}_{_DIM}.safetensors"
 
 
-class WordLlamaEncoder(Encoder):
+class WordLlamaEncoder(StaticEncoder):
     """WordLlama's ``l2_supercat`` model: the mean of a text's token embeddings, at unit length.
 
     There is no context limit: ``max_tokens`` is None and a text of any length is encoded whole, in bounded memory. An
@@ -40,6 +40,8 @@ class WordLlamaEncoder(Encoder):
         MissingExtra: the package ``wordllama`` is not installed.
         EncoderError: its weights cannot be read.
     """
+
+    family = "wordllama"
 
     def __init__(self) -> None:
         model = _load()
@@ -54,34 +56,8 @@ class WordLlamaEncoder(Encoder):
             normalization="l2",
         )
 
-    def encode_document(self, texts: Sequence[str], **kwargs: Any) -> FloatArray:
-        """``(N, 256)`` float32 of unit length, zero where a text is empty.
-
-        Raises:
-            EncoderError: there are ``kwargs``; this encoder knows none.
-        """
-        if kwargs:
-            raise EncoderError(f"the wordllama encoder takes no options, got {', '.join(sorted(kwargs))}")
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
-        row = 0
-        for part in text_parts(texts):
-            for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False):
-                vectors[row] = mean_of_tokens(self._embedding, tokens.ids)
-                row += 1
-        return normalize(vectors)
-
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, by the model's own tokenizer."""
-        return [
-            len(tokens)
-            for part in text_parts(texts)
-            for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False)
-        ]
-
-    def token_spans(self, text: str) -> list[Span]:
-        """Where each token lies, in characters; the bytes of one character share its span."""
-        spans: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        return spans
+    def _mean(self, ids: Sequence[int]) -> FloatArray:
+        return mean_of_tokens(self._embedding, ids)
 
 
 def from_spec(argument: str = "", **options: Any) -> WordLlamaEncoder:
@@ -107,13 +83,9 @@ class _Model(NamedTuple):
 def _load() -> _Model:
     package = _import()
     folder = Path(package.__file__).parent
-    try:
+    with loading("wordllama's model", "install it again: pip install --force-reinstall wordllama"):
         model = package.WordLlama.load(config=_CONFIG, dim=_DIM, cache_dir=folder, disable_download=True)
         revision = _fingerprint(folder / "weights" / _WEIGHTS)
-    except Exception as error:
-        raise EncoderError(
-            f"wordllama's weights cannot be loaded ({error}); install it again: pip install --force-reinstall wordllama"
-        ) from error
     # Set once and for all: a tokenizer whose padding is switched per call is not safe to share among threads.
     model.tokenizer.no_padding()
     model.tokenizer.no_truncation()

@@ -1,3 +1,5 @@
+"""Fixtures for the tests of encoders: real texts, and PyTorch in one thread."""
+
 import gzip
 import json
 from pathlib import Path
@@ -19,3 +21,13 @@ def scifact():
 
     documents = [f"{row['title']}\n{row['text']}" for row in read("corpus")]
     return documents, [row["text"] for row in read("queries")[:100]]
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads of PyTorch that wait for one another cost more than they save where other tests run at the same time."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

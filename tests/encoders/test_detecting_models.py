@@ -6,6 +6,7 @@ import json
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrl_retrieval.encoder import Encoder, EncoderCard
@@ -134,6 +135,27 @@ def test_a_file_in_utf_16_or_a_folder_in_its_place(folder, tmp_path):
         detect(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "matryoshka_dims: [" + "1" * 5000 + "]",  # more digits than Python reads
+        "---" + "\n" * 300_000,  # these two take hours where a pattern is tried from every line
+        "---\n" + "tags: [\n" * 100_000 + "---\n",
+    ],
+    ids=["digits", "newlines", "brackets"],
+)
+def test_a_strangers_card_does_no_harm(folder, content):
+    assert detect(folder("README.md", content)).ladder == ()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "./" + "x" * 300, "x/" + "x" * 300, "~nobody-of-this-name/x"])
+def test_names_that_no_file_can_have(name):
+    try:
+        assert detect(name).status == "unknown"
+    except InvalidInput as error:
+        assert "no model folder" in str(error) and name[0] in "./~"
+
+
 def test_what_leads_nowhere(tmp_path):
     for path in (tmp_path / "none", tmp_path, "./none", "~nobody-of-this-name/x"):
         with pytest.raises(InvalidInput, match="no model"):
@@ -182,7 +204,7 @@ def test_encoders_and_other_objects(folder):
             self.identity = EncoderCard(dim=8, **card)
 
         def encode_document(self, texts, **kwargs):
-            raise NotImplementedError
+            return np.ones((len(texts), 8), dtype=np.float32)
 
     path = folder("config.json", {"is_matryoshka": True})
     assert detect(Named(model="BAAI/bge-m3")) is find_model("bge-m3")

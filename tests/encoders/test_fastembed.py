@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.encoder import CANARY_TEXTS
 from mrl_retrieval.encoders import fastembed as module
 from mrl_retrieval.encoders import fastembed_loading as loading
 from mrl_retrieval.encoders.fastembed import FastEmbedEncoder
+from mrl_retrieval.encoders.models import detect
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.testing import EncoderConformance
+from tests.encoders.checks import finds_by_meaning
 from tests.encoders.onnx_model import export
 
 package = pytest.importorskip("fastembed", reason="needs fastembed")
@@ -127,9 +128,7 @@ def test_a_registered_model_by_its_name(folder, encoder):
 
 
 def test_retrieval(encoder):
-    with MatryoshkaRetriever(encoder=encoder, backend="memory:", coarse_dims=64) as retriever:
-        retriever.index(["git revert undoes a commit", "a cake needs flour", "the cat sat on the mat"])
-        assert retriever.search("How do I undo a commit?", 1)[0].document == "git revert undoes a commit"
+    assert finds_by_meaning(encoder)
 
 
 # -- identity ---------------------------------------------------------------------------------------------------------
@@ -147,6 +146,11 @@ def test_card(encoder, folder, tmp_path):
         file.seek(30_000_000)  # within the table of word embeddings
         file.write(b"\x3c" * 1_000_000)
     assert FastEmbedEncoder(str(copy), threads=1).identity.revision != card.revision
+
+
+def test_what_is_known_of_it(encoder):
+    row = detect(encoder)
+    assert (row.dim, row.status, row.pooling) == (384, "unknown", "mean")
 
 
 def test_files_of_a_folder(folder, tmp_path):
@@ -217,7 +221,9 @@ def test_local_files_only(tmp_path):
         module.from_spec("BAAI/bge-small-en-v1.5", cache_dir=str(tmp_path), local_files_only=True)
 
 
-@pytest.mark.parametrize("where", ["./nowhere", "/no/such/folder", "~/nowhere"])
+@pytest.mark.parametrize(
+    "where", ["./nowhere", "/no/such/folder", "~/nowhere", "~nobody-of-this-name/x", "./" + "x" * 300]
+)
 def test_missing_folder(where):
     with pytest.raises(EncoderError, match="no model folder"):
         module.from_spec(where)

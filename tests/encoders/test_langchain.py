@@ -103,6 +103,7 @@ def test_in_a_retriever(caplog):
         ({"model": ""}, None),
         ({"model_name": "./folder"}, None),
         ({"model_name": "/models/mine"}, None),
+        ({"model": "x" * 300}, "x" * 300),  # longer than a file's name may be
         ({}, None),
     ],
 )

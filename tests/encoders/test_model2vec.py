@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever, normalize
+from mrl_retrieval import normalize
 from mrl_retrieval.encoder import CANARY_TEXTS
 from mrl_retrieval.encoders import model2vec as module
 from mrl_retrieval.encoders import token_means
@@ -17,6 +17,7 @@ from mrl_retrieval.encoders.model2vec import Model2VecEncoder
 from mrl_retrieval.encoders.wordllama import WordLlamaEncoder
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.testing import EncoderConformance
+from tests.encoders.checks import finds_by_meaning
 
 package = pytest.importorskip("model2vec", reason="needs model2vec")
 pytest.importorskip("wordllama", reason="needs wordllama")
@@ -174,9 +175,7 @@ def test_quantised_weights(folder, encoder):
 
 
 def test_retrieval(folder):
-    with MatryoshkaRetriever(encoder=Model2VecEncoder(folder), backend="memory:", coarse_dims=64) as retriever:
-        retriever.index(["git revert undoes a commit", "a cake needs flour", "the cat sat on the mat"])
-        assert retriever.search("How do I undo a commit?", 1)[0].document == "git revert undoes a commit"
+    assert finds_by_meaning(Model2VecEncoder(folder))
 
 
 # -- identity ---------------------------------------------------------------------------------------------------------
@@ -227,7 +226,9 @@ def test_hub_name_without_network(tmp_path, monkeypatch):
         module.from_spec("some/model")
 
 
-@pytest.mark.parametrize("where", ["./nowhere", "/no/such", "~/nowhere", "name", "a/b/c"])
+@pytest.mark.parametrize(
+    "where", ["./nowhere", "/no/such", "~/nowhere", "name", "a/b/c", "~nobody-of-this-name/x", "./" + "x" * 300]
+)
 def test_missing_folder(where):
     with pytest.raises(EncoderError, match="no model folder"):
         module.from_spec(where)

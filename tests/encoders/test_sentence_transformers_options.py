@@ -14,7 +14,7 @@ from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.encoder import CANARY_TEXTS
 from mrl_retrieval.encoders.process_pool import ProcessPool
 from mrl_retrieval.encoders.sentence_transformers import SentenceTransformerEncoder
-from mrl_retrieval.errors import EncoderError, InvalidInput
+from mrl_retrieval.errors import EncoderError, InvalidInput, ModelMismatchError
 from mrl_retrieval.identity import MIN_CANARY_COSINE, make_canaries
 from mrl_retrieval.testing import EncoderConformance
 
@@ -24,13 +24,7 @@ FOLDER = Path(minilm.__file__).parent / "model"
 TEXTS = [f"{text} ({i})" for i in range(6) for text in CANARY_TEXTS]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    torch = pytest.importorskip("torch", reason="needs torch")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +92,20 @@ def test_other_backends(backend, needs, full):
     own = make_canaries(full)
     assert agree(documents, own.documents, MIN_CANARY_COSINE)
     assert agree(queries, own.queries, MIN_CANARY_COSINE)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_model_in_8_bits_is_another_encoder(full):
+    """Its card is the same but for what an object does not say: its vectors tell."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    model = torch.ao.quantization.quantize_dynamic(
+        package.SentenceTransformer(str(FOLDER), device="cpu"), {torch.nn.Linear}, dtype=torch.qint8
+    )
+    with MatryoshkaRetriever(encoder=full, backend="memory:eight-bits") as retriever:
+        retriever.index(["a document"])
+        other = MatryoshkaRetriever(encoder=model, backend="memory:eight-bits")
+        with pytest.raises(ModelMismatchError, match="canary.*quantisation"):
+            other.search("a query")
 
 
 # -- processes --------------------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 __all__ = ["Said", "read_card"]
 
-_FRONT_MATTER = re.compile(r"\A\s*---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
-_TAGS = re.compile(r"^tags:[ \t]*(?:\[([^\]]*)\]|((?:\n[ \t]*-[^\n]*)+))", re.MULTILINE)
+# A stranger may have written the card: every pattern takes a time that grows with its length alone.
+_FRONT_MATTER = re.compile(r"\A\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+_TAGS = re.compile(r"^tags:[ \t]*(?:\[([^\[\]]*)\]|((?:\n[ \t]*-[^\n]*)+))", re.MULTILINE)
 _TRAINED_TAGS = frozenset({"matryoshka", "mrl", "loss:matryoshkaloss", "loss:matryoshka2dloss"})
 _DIMS = re.compile(r'["\']?matryoshka_dims["\']?\s*[:=]\s*\[([\d,\s]+)\]')
+_MOST_DIGITS = 9  # of a length; Python reads no whole number of thousands
 _LOSS = re.compile(r"\bMatryoshka(2d)?Loss\b")
 _WORD = re.compile(r"(?i:matryoshka)|\bMRL\b")
 _DENIED = re.compile(r"\b(not?|non|without|never|lacks?|unlike|neither|cannot)\b|n't\b", re.IGNORECASE)
@@ -33,7 +35,9 @@ def read_card(text: str) -> Said | None:
     tag, such as ``loss:MatryoshkaLoss``; the loss by name; a line with the word that does not look like a denial.
     Where several losses list their dims, those are taken that all of them have.
     """
-    lists = [{int(dim) for dim in found.split(",") if dim.strip()} for found in _DIMS.findall(text)]
+    lists = [
+        {int(dim) for dim in found.split(",") if 0 < len(dim.strip()) <= _MOST_DIGITS} for found in _DIMS.findall(text)
+    ]
     dims = tuple(sorted(set.intersection(*lists) - {0})) if lists else ()
     if dims:
         return Said(f"matryoshka_dims {', '.join(map(str, dims))}", dims)

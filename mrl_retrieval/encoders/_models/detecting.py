@@ -15,6 +15,7 @@ from typing import Any
 
 from mrl_retrieval.errors import InvalidInput
 
+from ..model_files import is_folder
 from .card import read_card
 from .row import Claim, ModelRow
 
@@ -90,7 +91,7 @@ def read_object(model: Any, folder: Path | None) -> ModelRow:
 
 
 def _read_files(found: _Found, folder: Path) -> None:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise InvalidInput(f"there is no model folder {str(folder)!r}; give the folder of a downloaded or saved model")
     if not any((folder / name).is_file() for name in _FILES):
         raise InvalidInput(f"the folder {str(folder)!r} holds no model: it has none of {', '.join(_FILES)}")

@@ -2,6 +2,8 @@
 
 import os
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from mrl_retrieval.encoders.embedding_cache import CachedEncoder
 from mrl_retrieval.encoders.embedding_store import EmbeddingStore
 from mrl_retrieval.encoders.hashing import HashingEncoder
 
+from .conftest import python
 from .test_cache import TEXTS, Counting
 from .test_cache_shared import key, vector
 
@@ -161,7 +164,7 @@ def test_read_only(file, what, caplog):
 
 
 def test_while_another_holds_it(file, monkeypatch, caplog):
-    monkeypatch.setattr("mrl_retrieval.encoders.embedding_store._WAIT", 0.05)
+    monkeypatch.setattr("mrl_retrieval.encoders.embedding_file._WAIT", 0.05)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     store = EmbeddingStore(file, 2**30)
@@ -172,3 +175,56 @@ def test_while_another_holds_it(file, monkeypatch, caplog):
     store.put(b"e", {key(1): vector(1)})
     assert len(store.get([key(1)], 256)) == 1 and not caplog.records
     store.close()
+
+
+@pytest.mark.parametrize("trouble", ["read-only", "held"])
+def test_what_was_read_is_given_though_nothing_can_be_written(file, monkeypatch, caplog, trouble):
+    """Reading writes down which entries were used, and drops damaged ones; neither may cost what was found."""
+    monkeypatch.setattr("mrl_retrieval.encoders.embedding_store._TOUCHES", 10)
+    monkeypatch.setattr("mrl_retrieval.encoders.embedding_file._WAIT", 0.05)
+    db = sqlite3.connect(file)
+    keys = [row[0] for row in db.execute("SELECT key FROM vectors ORDER BY key")]
+    db.execute("UPDATE vectors SET value = 'damaged' WHERE key = ?", (keys[0],))
+    db.commit()
+    db.close()
+    store = EmbeddingStore(file, 2**30)
+    other = sqlite3.connect(file, isolation_level=None)
+    if trouble == "read-only":
+        store._state.db = sqlite3.connect(
+            f"file:{file}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        )
+        store._state.pid = os.getpid()
+    else:
+        other.execute("BEGIN IMMEDIATE")
+    for _ in range(3):
+        assert len(store.get(keys, 64)) == len(keys) - 1
+    assert not store._state.off
+    store._state.touched.clear()
+    other.close()
+    store.close()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+import mrl_retrieval.encoders.embedding_store as module
+module._TOUCHES = 10
+store = module.EmbeddingStore(Path(sys.argv[1]), 2**30)
+keys = [i.to_bytes(32, "big") for i in range(100)]
+store.put(b"e", {key: np.ones(64, dtype=np.float32) for key in keys})
+size = Path(sys.argv[1] + "-wal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # no file may grow any more
+store.put(b"e", {b"new": np.ones(64, dtype=np.float32)})
+assert store._state.read_only
+for _ in range(3):
+    assert len(store.get(keys, 64)) == 100
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of a process here")
+def test_what_was_read_is_given_though_the_file_cannot_grow(tmp_path):
+    process = python(FULL, tmp_path / "c.sqlite", stderr=subprocess.PIPE, text=True)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, told
+    assert told.count("no more embeddings are kept") == 1

@@ -76,6 +76,19 @@ def test_a_limit_below_one_batch(file):
     assert encoder.encode_document(TEXTS).shape == (100, 64)
 
 
+def test_a_later_use_by_another_counts(file):
+    """Uses are written down late: one that was noted first and is written last does not make an entry older."""
+    early, late = EmbeddingStore(file, 2**30), EmbeddingStore(file, 2**30)
+    early.put(b"e", {key(1): vector(1)})
+    early.get([key(1)], 256)
+    late.get([key(1)], 256)
+    late.put(b"e", {key(2): vector(2)})
+    read = "SELECT used FROM vectors WHERE key = ?"
+    used = late._state.db.execute(read, (key(1),)).fetchone()
+    early.put(b"e", {key(3): vector(3)})
+    assert late._state.db.execute(read, (key(1),)).fetchone() == used
+
+
 # -- several at once -----------------------------------------------------------------------------------------------
 
 WRITER = """
@@ -153,3 +166,33 @@ def test_a_forked_child_uses_a_connection_of_its_own(file):
     assert os.waitpid(child, 0)[1] == 0
     store.put(b"e", {key(3): vector(3)})
     assert right(store, [1, 2, 3]) == {1, 2, 3}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_child_forked_amid_a_call_does_not_wait_for_it(file):
+    """The thread that holds a lock, ours or one of SQLite's, is not there in the child to release it."""
+    store = EmbeddingStore(file, 2**30)
+    store.put(b"e", {key(1): vector(1)})
+    done = threading.Event()
+
+    def write():
+        while not done.is_set():
+            store.put(b"e", {key(i): vector(i) for i in range(10, 60)})
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    statuses = []
+    for i in range(12):
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # ends a child that waits for ever
+            store.put(b"e", {key(100 + i): vector(100 + i)})
+            os._exit(0 if right(store, [1, 100 + i]) == {1, 100 + i} else 1)
+        statuses.append(os.waitpid(child, 0)[1])
+        if statuses[-1]:
+            break
+    done.set()
+    thread.join()
+    assert statuses == [0] * 12
+    assert right(store, [1, *range(100, 112)]) == {1, *range(100, 112)}

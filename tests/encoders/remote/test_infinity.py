@@ -16,7 +16,7 @@ from mrl_retrieval import MatryoshkaRetriever, prefix
 from mrl_retrieval.encoders.openai import OpenAIEncoder
 from mrl_retrieval.encoders.sentence_transformers import SentenceTransformerEncoder
 from mrl_retrieval.errors import TextTooLongError
-from mrl_retrieval.testing import EncoderConformance
+from tests.encoders.checks import MadeTwice
 from tests.servers import free_port
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def _answers(url):
         return False
 
 
-class TestConformance(EncoderConformance):
+class TestConformance(MadeTwice):
     @pytest.fixture(scope="class", params=[None, 64], ids=["whole", "64 dimensions"])
     def make(self, request, url, model):
         tokenizers = pytest.importorskip("tokenizers", reason="needs the package tokenizers")
@@ -79,14 +79,6 @@ class TestConformance(EncoderConformance):
             truncate=True,
             tokenizer=tokenizers.Tokenizer.from_file(str(model / "tokenizer.json")),
         )
-
-    @pytest.fixture(scope="class")
-    def encoder(self, make):
-        return make()
-
-    @pytest.fixture(scope="class")
-    def another_encoder(self, make):
-        return make()
 
 
 def test_its_vectors_are_those_of_the_model(url, model):

@@ -12,7 +12,7 @@ from mrl_retrieval.encoders.embedding_cache import CachedEncoder
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.encoders.ollama import OllamaEncoder, from_spec
 from mrl_retrieval.errors import EncoderError, EncoderUnavailable, InvalidInput, ModelMismatchError, TextTooLongError
-from mrl_retrieval.testing import EncoderConformance
+from tests.encoders.checks import MadeTwice
 
 from .http_server import answering, cut, hung_up, late
 from .ollama_server import ollama_server
@@ -21,20 +21,12 @@ TEXTS = ["a cat on a mat", "quarterly revenue", "the last commit"]
 EXPECTED = HashingEncoder(256).encode_document(TEXTS)
 
 
-class TestConformance(EncoderConformance):
+class TestConformance(MadeTwice):
     @pytest.fixture(scope="class", params=[{}, {"dimensions": 64, "prompts": {"query": "q: "}}], ids=["whole", "64"])
     def make(self, request):
         pytest.importorskip("ollama", reason="ollama is not installed: pip install 'mrl-retrieval[ollama]'")
         with ollama_server().running() as server:
             yield lambda: OllamaEncoder("hashing", host=server.url, truncate=True, **request.param)
-
-    @pytest.fixture(scope="class")
-    def encoder(self, make):
-        return make()
-
-    @pytest.fixture(scope="class")
-    def another_encoder(self, make):
-        return make()
 
 
 @pytest.fixture
@@ -165,6 +157,11 @@ def test_unknown_model(server):
         OllamaEncoder("missing", host=server.url)
     with pytest.raises(InvalidInput, match="nomic-embed-text"):
         from_spec("")
+
+
+def test_options_that_no_request_can_hold(server):
+    with pytest.raises(InvalidInput, match="options"):
+        OllamaEncoder("hashing", host=server.url, options={"num_ctx": object()})
 
 
 def test_no_server():

