@@ -19,7 +19,7 @@ from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.matryoshka import FloatArray, normalize
 
 from .model_files import cached_snapshot, fingerprint, hub_error
-from .token_means import mean_of_tokens, text_parts
+from .token_means import mean_of_tokens, means_of_tokens, text_parts
 
 __all__ = ["Model2VecEncoder", "from_spec"]
 
@@ -82,9 +82,9 @@ class Model2VecEncoder(Encoder):
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         row = 0
         for part in text_parts(texts):
-            for tokens in self._tokenizer.encode_batch_fast(part, add_special_tokens=False):
-                vectors[row] = self._mean(tokens.ids)
-                row += 1
+            ids = [tokens.ids for tokens in self._tokenizer.encode_batch_fast(part, add_special_tokens=False)]
+            vectors[row : row + len(ids)] = self._means(ids)
+            row += len(ids)
         return normalize(vectors)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -99,6 +99,14 @@ class Model2VecEncoder(Encoder):
         """Where each token lies, in characters."""
         spans: list[Span] = self._tokenizer.encode(text, add_special_tokens=False).offsets
         return spans
+
+    def _means(self, ids: Sequence[Sequence[int]]) -> FloatArray:
+        if self._weights is not None or self._mapping is not None or self._embedding.dtype != np.float32:
+            return np.array([self._mean(of_text) for of_text in ids])
+        known = [of_text[: self.max_tokens] for of_text in ids]
+        if self._unknown is not None:
+            known = [[t for t in row if t != self._unknown] if self._unknown in row else row for row in known]
+        return means_of_tokens(self._embedding, known)
 
     def _mean(self, ids: Sequence[int]) -> FloatArray:
         tokens = np.asarray(ids[: self.max_tokens], dtype=np.int64)

@@ -21,7 +21,7 @@ from mrl_retrieval.encoder import Encoder, EncoderCard, Span
 from mrl_retrieval.errors import EncoderError, InvalidInput, MissingExtra
 from mrl_retrieval.matryoshka import FloatArray, normalize
 
-from .token_means import mean_of_tokens, text_parts
+from .token_means import means_of_tokens, text_parts
 
 __all__ = ["WordLlamaEncoder", "from_spec"]
 
@@ -65,9 +65,9 @@ class WordLlamaEncoder(Encoder):
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         row = 0
         for part in text_parts(texts):
-            for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False):
-                vectors[row] = mean_of_tokens(self._embedding, tokens.ids)
-                row += 1
+            ids = [tokens.ids for tokens in self._tokenizer.encode_batch(part, add_special_tokens=False)]
+            vectors[row : row + len(ids)] = means_of_tokens(self._embedding, ids)
+            row += len(ids)
         return normalize(vectors)
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
