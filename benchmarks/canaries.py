@@ -204,6 +204,19 @@ def _with_cards(outcome: Outcome) -> str:
     return f"with their cards it is refused ({', '.join(outcome.fields) or 'canaries'})."
 
 
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    others = [outcome for outcome in outcomes if not outcome.same]
+    alone = sum(outcome.nameless is not None for outcome in others)
+    together = sum(outcome.message is not None for outcome in others)
+    alike = [outcome for outcome in outcomes if outcome.same]
+    wrongly = sum(outcome.nameless is not None for outcome in alike)
+    return (
+        f"Of {len(others)} pairs that differ, the canary texts alone refuse {alone}, with the cards {together} are "
+        f"refused.\nOf {len(alike)} that do not, the canary texts refuse {wrongly}; cards refuse "
+        f"{sum(outcome.needless for outcome in alike)}, since the files or the options are others."
+    )
+
+
 def _message(outcomes: Sequence[Outcome], *, at_opening: bool) -> str:
     for outcome in outcomes:
         if outcome.message is not None and outcome.at_opening == at_opening:
@@ -228,6 +241,8 @@ another **of the same length**, which no check of the length can tell from it.
 - **with their cards**: both encoders as they are. Cards are compared at opening, without calling a model.
 - **without cards**: both as plain objects that say nothing of themselves: only the canary texts can tell, at the first
   search.
+
+{_summary(outcomes)}
 
 {tables(outcomes)}
 

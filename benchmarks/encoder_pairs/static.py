@@ -43,6 +43,7 @@ def pairs(scratch: Path) -> Iterator[Found]:
 
 def wordllama_package() -> object:
     """The package's own model."""
+    load_encoder("wordllama")  # imports it without what it does to logging
     import wordllama
 
     folder = Path(wordllama.__file__).parent
