@@ -1,14 +1,20 @@
-"""``python -m benchmarks [quality] [truncation] [speed]``: prints Markdown tables; docs/benchmarks.md keeps a run."""
+"""``python -m benchmarks [PART …]``: prints Markdown tables; docs/ keeps a run of each."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import quality, speed, truncation
+from benchmarks import canaries, encoding, quality, speed, truncation
 from benchmarks.datasets import require_data
 from benchmarks.report import machine
 
-PARTS = {"quality": quality, "truncation": truncation, "speed": speed}
+PARTS = {
+    "quality": quality,
+    "truncation": truncation,
+    "speed": speed,
+    "canaries": canaries,
+    "encoding": encoding,
+}
 
 
 def main() -> None:

@@ -1,11 +1,11 @@
 """Turning orthogonal axes until near neighbours stay near in their prefixes.
 
 Principal axes keep the most energy, and energy is not what a search asks for: what counts is that the neighbours by
-full vectors are among the best by a prefix. So the axes are turned down the gradient of a loss that says just this: for a
-vector of a sample, the softmax of its cosines to others by a prefix should be the one by full vectors (ranking by cross
-entropy of lists: Cao et al. 2007), summed over several prefix lengths as in the training of Matryoshka models (Kusupati
-et al. 2022). A step turns planes of two axes, so that the matrix stays orthogonal (descent on the orthogonal group:
-Absil, Mahony & Sepulchre 2008); Adam gives its size (Kingma & Ba 2015).
+full vectors are among the best by a prefix. So the axes are turned down the gradient of a loss that says just this:
+for a vector of a sample, the softmax of its cosines to others by a prefix should be the one by full vectors (ranking
+by cross entropy of lists: Cao et al. 2007), summed over several prefix lengths as in the training of Matryoshka
+models (Kusupati et al. 2022). A step turns planes of two axes, so that the matrix stays orthogonal (descent on the
+orthogonal group: Absil, Mahony & Sepulchre 2008); Adam gives its size (Kingma & Ba 2015).
 """
 
 from __future__ import annotations

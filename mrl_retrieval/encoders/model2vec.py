@@ -22,7 +22,7 @@ from .model_files import cached_snapshot, fingerprint, hub_error, is_folder, loa
 from .specs import model_or_folder
 from .static_embeddings import StaticEncoder
 from .token_counts import uncut
-from .token_means import mean_of_tokens
+from .token_means import mean_of_tokens, means_of_tokens
 
 __all__ = ["Model2VecEncoder", "from_spec"]
 
@@ -78,6 +78,14 @@ class Model2VecEncoder(StaticEncoder):
         self.identity = EncoderCard(
             dim=self.dim, name=name, model=hub_name, revision=revision, pooling="mean", normalization="l2"
         )
+
+    def _means(self, ids: Sequence[Sequence[int]]) -> FloatArray:
+        if self._weights is not None or self._mapping is not None or self._embedding.dtype != np.float32:
+            return np.array([self._mean(of_text) for of_text in ids])
+        known = [of_text[: self.max_tokens] for of_text in ids]
+        if self._unknown is not None:
+            known = [[t for t in row if t != self._unknown] if self._unknown in row else row for row in known]
+        return means_of_tokens(self._embedding, known)
 
     def _mean(self, ids: Sequence[int]) -> FloatArray:
         tokens = np.asarray(ids[: self.max_tokens], dtype=np.int64)

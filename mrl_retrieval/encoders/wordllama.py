@@ -21,7 +21,7 @@ from mrl_retrieval.matryoshka import FloatArray
 
 from .model_files import loading
 from .static_embeddings import StaticEncoder
-from .token_means import mean_of_tokens
+from .token_means import means_of_tokens
 
 __all__ = ["WordLlamaEncoder", "from_spec"]
 
@@ -56,8 +56,8 @@ class WordLlamaEncoder(StaticEncoder):
             normalization="l2",
         )
 
-    def _mean(self, ids: Sequence[int]) -> FloatArray:
-        return mean_of_tokens(self._embedding, ids)
+    def _means(self, ids: Sequence[Sequence[int]]) -> FloatArray:
+        return means_of_tokens(self._embedding, ids)
 
 
 def from_spec(argument: str = "", **options: Any) -> WordLlamaEncoder:

@@ -147,6 +147,18 @@ def test_memory_is_bounded(encoder):
     assert peak < 150e6  # its token embeddings at once would take 1,000 MB
 
 
+def test_means_of_many_are_those_of_each(encoder, monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 30_000, size).tolist() for size in (7, 0, 1, 7, 40, 41, 7, 13, 1)]
+    each = np.array([token_means.mean_of_tokens(encoder._embedding, row) for row in rows])
+    for at_once in (16_384, 14, 7):
+        monkeypatch.setattr(token_means, "_TOKENS_AT_ONCE", at_once)
+        means = token_means.means_of_tokens(encoder._embedding, rows)
+        np.testing.assert_allclose(means, each, rtol=0, atol=1e-6)
+        short = [i for i, row in enumerate(rows) if len(row) <= at_once]
+        assert np.array_equal(means[short], each[short])
+
+
 def test_in_parts_or_at_once(encoder, monkeypatch):
     texts = [*CANARY_TEXTS, "", "x" * 5000, *CANARY_TEXTS]
     vectors, counts = encoder.encode_document(texts), encoder.count_tokens(texts)

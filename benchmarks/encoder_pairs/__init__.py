@@ -1,0 +1,1 @@
+"""Pairs of encoders of the same length, one that makes a collection and one that it is opened with."""
