@@ -5,7 +5,7 @@ import pytest
 
 from mrl_retrieval import MatryoshkaRetriever, errors, fit_rotation, reindex, rollback, rotate
 from mrl_retrieval.matryoshka import normalize
-from mrl_retrieval.moving import rotating
+from mrl_retrieval.moving import measuring, rotating
 from mrl_retrieval.registry import open_backend
 from tests.moving.sixty import names
 
@@ -27,7 +27,7 @@ def made(address, turned=True, coarse=3):
 
 
 def test_it_finds_more_and_keeps_everything(place, monkeypatch):
-    monkeypatch.setattr(rotating, "_MEASURED", 300)
+    monkeypatch.setattr(measuring, "_MEASURED", 300)
     with open_backend(place) as backend:
         if not backend.capabilities.attachments:
             pytest.skip("the backend declares that it keeps no attachments")
@@ -132,3 +132,51 @@ def test_embedding_anew_says_that_the_rotation_is_gone(new_place, caplog):
     assert report.rows == 200 and "see mrl rotate" in caplog.text
     with MatryoshkaRetriever.open(address) as retriever:
         assert retriever.manifest.rotation is None and retriever.search(texts[7], 1)[0].document == texts[7]
+
+
+def test_two_at_once(place, monkeypatch):
+    """The one that finished first is not undone by the one that was still measuring."""
+    with open_backend(place) as backend:
+        if not backend.capabilities.attachments:
+            pytest.skip("the backend declares that it keeps no attachments")
+    made(place)
+    measure, others = rotating.measured, []
+
+    def meanwhile(*arguments):
+        if not others:
+            others.append(None)
+            others.append(rotate(place))
+            with MatryoshkaRetriever.open(place) as user:
+                user.index(["precious"], ["precious"], vectors=vectors(1, seed=7))
+        return measure(*arguments)
+
+    monkeypatch.setattr(rotating, "measured", meanwhile)
+    with pytest.raises(errors.ConflictError):
+        rotate(place)
+    with MatryoshkaRetriever.open(place) as retriever:
+        assert retriever.manifest.rotation["fingerprint"] == others[1].fingerprint
+        assert retriever.count() == COUNT + 2
+        assert retriever.search_by_vector(vectors(1, seed=7)[0], 1).ids == ["precious"]
+
+
+def test_beside_an_unfinished_run_with_another_rotation(new_place, monkeypatch):
+    """That run may be about to finish: what it makes is left to it."""
+    address = made(new_place("memory")[0])
+
+    def stop(done, total):
+        if done > 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotate(address, batch_size=50, progress=stop)
+    begun = rotating._begun
+    monkeypatch.setattr(rotating, "_begun", lambda *a: (begun(*a), finish())[0])
+
+    def finish():
+        monkeypatch.undo()
+        assert rotate(address).generation == "default.g1"
+
+    with pytest.raises(errors.ConflictError):
+        rotate(address, fit_rotation(None, vectors(2000, seed=3)))
+    with MatryoshkaRetriever.open(address) as retriever:
+        assert retriever.backend.address.collection == "default.g1" and retriever.count() == COUNT + 1
