@@ -16,7 +16,15 @@ from .errors import CollectionNotFound, ConflictError
 from .manifest import Manifest
 from .registry import open_backend
 
-__all__ = ["base_of", "check_stays", "check_there", "generation_name", "generation_names", "next_generation_name", "open_current"]
+__all__ = [
+    "base_of",
+    "check_stays",
+    "check_there",
+    "generation_name",
+    "generation_names",
+    "next_generation_name",
+    "open_current",
+]
 
 _GENERATION = re.compile(r"\.g([1-9][0-9]*)")
 _LONGEST = 57

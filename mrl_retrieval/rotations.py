@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from .backend import Backend
+from .encoder import Encoder
 from .errors import CollectionMismatchError, CorruptionError, DimensionError, NotSupported
 from .manifest import Manifest
 from .rotation import Rotation
 
-__all__ = ["ATTACHMENT", "check_fits", "hold_to", "load", "save", "told"]
+__all__ = ["ATTACHMENT", "check_fits", "check_possible", "hold_to", "is_for", "load", "save", "told"]
 
 ATTACHMENT = "rotation"
 """Name of the attachment that holds the matrix."""
@@ -55,6 +56,11 @@ def check_fits(rotation: Rotation, backend: Backend, dim: int, fine_dims: int) -
     """
     if rotation.dim != dim:
         raise DimensionError(f"the rotation is for vectors of {rotation.dim} components, these have {dim}")
+    check_possible(backend, dim, fine_dims)
+
+
+def check_possible(backend: Backend, dim: int, fine_dims: int) -> None:
+    """Whether a collection of these dims can have a rotation at all; errors as of :func:`check_fits`."""
     if fine_dims != dim:
         raise DimensionError(
             f"fine_dims={fine_dims} of {dim}: a collection with a rotation stores vectors whole, since a part of one "
@@ -62,6 +68,13 @@ def check_fits(rotation: Rotation, backend: Backend, dim: int, fine_dims: int) -
         )
     if not backend.capabilities.attachments:
         raise NotSupported(f"the backend at {backend.address} cannot keep a rotation with its collections")
+
+
+def is_for(encoder: Encoder | None) -> bool:
+    """Whether prefixes of the encoder's model may need a rotation: it was not trained for them, as far as is known."""
+    from .encoders.models import detect  # here: most processes need no table of models
+
+    return encoder is None or detect(encoder).status in ("none", "unknown")
 
 
 def hold_to(rotation: Rotation, backend: Backend, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl_retrieval import load_encoder
-from mrl_retrieval.errors import CorruptionError, DimensionError, InvalidInput
+from mrl_retrieval.errors import BackendError, CorruptionError, DimensionError, InvalidInput
 from mrl_retrieval.matryoshka import normalize
 from mrl_retrieval.rotation import Rotation, SecondMoment, fit_rotation
 
@@ -138,3 +138,20 @@ def test_what_is_no_rotation_is_refused():
         Rotation(np.full((2, 2), np.nan, np.float32), np.ones(2) / 2)
     with pytest.raises(DimensionError, match="4 components"):
         fit_rotation(None, np.eye(4)).apply(np.eye(3))
+
+
+def test_in_a_file(tmp_path):
+    rotation = fit_rotation(None, clustered(300, 17))
+    rotation.save(tmp_path / "r")
+    fit_rotation(None, clustered(300, 5)).save(str(tmp_path / "r"))
+    rotation.save(tmp_path / "r")
+    assert Rotation.load(str(tmp_path / "r")).to_bytes() == rotation.to_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    (tmp_path / "r").write_bytes(rotation.to_bytes()[:-1])
+    with pytest.raises(CorruptionError, match="/r cannot be used: a rotation of version 1 and 17 dims has"):
+        Rotation.load(tmp_path / "r")
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(InvalidInput, match="there is no file"):
+            Rotation.load(path)
+    with pytest.raises(BackendError, match="writing"):
+        rotation.save(tmp_path / "no" / "folder")

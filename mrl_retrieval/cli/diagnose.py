@@ -15,7 +15,7 @@ from mrl_retrieval.ingest import RecordOptions, find_files
 from mrl_retrieval.ingest.reading import read_lines
 from mrl_retrieval.ingest.records import Record, read_records
 
-from .arguments import add_progress, positive, wants_progress
+from .arguments import add_batch_size, add_progress, positive, wants_progress
 from .output import Output, plural, readable_bytes
 
 __all__ = ["add_parsers"]
@@ -41,7 +41,7 @@ def add_parsers(commands: Any) -> None:
     add("--dims", type=_lengths, metavar="D,D,…", help="prefix lengths; default: the powers of two from 32 up")
     add("--top-k", type=positive, default=10, metavar="K", help="true neighbours that count (10)")
     add("--candidates", type=positive, default=100, metavar="N", help="candidates of the coarse stage (100)")
-    add("--batch-size", type=positive, default=256, metavar="N", help="texts encoded at a time (256)")
+    add_batch_size(parser, 256, "texts encoded at a time")
     add("--plot", type=Path, metavar="FILE", help="write a plot, as PNG (needs the extra plot)")
     add("--json", action="store_true", help="print one JSON document")
     add_progress(parser)

@@ -86,6 +86,7 @@ def measured(current: Backend, before: Rotation | None, size: int) -> Measuremen
 
 def measured_on(stored: FloatArray, plain: FloatArray, coarse_dims: int, vectors: int) -> Measurement:
     """Of vectors (N, D) as they would be stored without another rotation, and as they were given."""
-    as_it_is = diagnose_vectors(stored, dims=[coarse_dims]).at(coarse_dims)
-    turned = diagnose_vectors(plain, dims=[coarse_dims]).at(coarse_dims, rotated=True)
-    return Measurement(as_it_is.coverage, turned.coverage, vectors)
+    report = diagnose_vectors(plain, dims=[coarse_dims])
+    as_it_is = report if stored is plain else diagnose_vectors(stored, dims=[coarse_dims])
+    turned = report.at(coarse_dims, rotated=True).coverage
+    return Measurement(as_it_is.at(coarse_dims).coverage, turned, vectors)

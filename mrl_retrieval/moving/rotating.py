@@ -93,6 +93,7 @@ def rotate(
         check_there(current, base)
         clear_up(base, current, backend_options)
         old = current.manifest
+        rotations.check_possible(current, old.dim, old.fine_dims)
         before = None if old.rotation is None else rotations.load(current, old)
         begun = _begun(base, current, backend_options)
         measurement: Measurement | None = None

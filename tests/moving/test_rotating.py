@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever, errors, fit_rotation, reindex, rollback, rotate
+from mrl_retrieval import MatryoshkaRetriever, errors, fit_rotation, rollback, rotate
 from mrl_retrieval.matryoshka import normalize
 from mrl_retrieval.moving import measuring, rotating
 from mrl_retrieval.registry import open_backend
@@ -120,18 +120,6 @@ def test_too_few_vectors_and_vectors_that_are_not_whole(new_place):
         rotate(other, fit_rotation(None, vectors(300)))
     with pytest.raises(errors.CollectionNotFound):
         rotate(new_place("memory")[0])
-
-
-def test_embedding_anew_says_that_the_rotation_is_gone(new_place, caplog):
-    address = new_place("memory")[0]
-    texts = [f"{a} {b} number {n}" for a in ("red", "blue") for b in ("cat", "dog") for n in range(50)]
-    with MatryoshkaRetriever("hashing:16", address, coarse_dims=4) as retriever:
-        retriever.index(texts)
-    rotate(address, force=True)
-    report = reindex(address, "hashing:32")
-    assert report.rows == 200 and "see mrl rotate" in caplog.text
-    with MatryoshkaRetriever.open(address) as retriever:
-        assert retriever.manifest.rotation is None and retriever.search(texts[7], 1)[0].document == texts[7]
 
 
 def test_two_at_once(place, monkeypatch):
