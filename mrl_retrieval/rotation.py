@@ -46,7 +46,8 @@ class Rotation:
     """An orthogonal matrix, to be applied to documents and queries alike.
 
     Raises:
-        InvalidInput: it is not square, or not orthogonal: with it the cosines of full vectors would change.
+        InvalidInput: it is no array of numbers, not square, or not orthogonal: with it the cosines of full vectors
+            would change; or the energy is not one number for each axis.
     """
 
     matrix: FloatArray
@@ -57,8 +58,15 @@ class Rotation:
     """Vectors of the sample."""
 
     def __post_init__(self) -> None:
+        for name, value in (("matrix", self.matrix), ("energy", self.energy)):
+            if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+                got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+                raise InvalidInput(f"the {name} of a rotation is an array of real numbers, got {got}")
+        object.__setattr__(self, "matrix", np.ascontiguousarray(self.matrix, dtype=np.float32))
         if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
             raise InvalidInput(f"a rotation is a square matrix, got the shape {self.matrix.shape}")
+        if self.energy.shape != (self.dim,):
+            raise InvalidInput(f"the energy of {self.dim} axes is so many numbers, got the shape {self.energy.shape}")
         wide = self.matrix.astype(np.float64)
         off = float(np.abs(wide @ wide.T - np.eye(self.dim)).max())
         if not off <= _TOLERANCE:

@@ -1,9 +1,14 @@
-"""Where a collection keeps its rotation: the matrix in an attachment, its fingerprint in the manifest."""
+"""Where a collection keeps its rotation: the matrix in an attachment, its fingerprint in the manifest.
+
+A matrix that is too large for one attachment, from 2,896 dims on, is in several: ``rotation``, ``rotation-2``, … The
+first is written last, so that where it is there, all are.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .attachments import MOST_BYTES
 from .backend import Backend
 from .encoder import Encoder
 from .errors import CollectionMismatchError, CorruptionError, DimensionError, NotSupported
@@ -23,7 +28,9 @@ def told(rotation: Rotation) -> dict[str, Any]:
 
 def save(backend: Backend, rotation: Rotation) -> None:
     """Keep the matrix with the collection."""
-    backend.write_attachment(ATTACHMENT, rotation.to_bytes())
+    content = rotation.to_bytes()
+    for start in range(0, len(content), MOST_BYTES)[::-1]:
+        backend.write_attachment(_part(start // MOST_BYTES + 1), content[start : start + MOST_BYTES])
 
 
 def load(backend: Backend, manifest: Manifest) -> Rotation:
@@ -38,7 +45,10 @@ def load(backend: Backend, manifest: Manifest) -> Rotation:
             f"{backend.address} has a rotation ({_fingerprint(manifest)}), but its matrix is missing: whoever made the "
             "collection was interrupted. Open it with the same rotation= again, or drop it"
         )
-    rotation = Rotation.from_bytes(content)
+    parts = [content]
+    while len(parts[-1]) == MOST_BYTES and (another := backend.read_attachment(_part(len(parts) + 1))) is not None:
+        parts.append(another)
+    rotation = Rotation.from_bytes(b"".join(parts))
     if rotation.fingerprint != _fingerprint(manifest):
         raise CorruptionError(
             f"the rotation kept with {backend.address} is {rotation.fingerprint}, expected {_fingerprint(manifest)}: "
@@ -91,6 +101,10 @@ def hold_to(rotation: Rotation, backend: Backend, manifest: Manifest) -> None:
         )
     if backend.read_attachment(ATTACHMENT) is None:
         save(backend, rotation)
+
+
+def _part(number: int) -> str:
+    return ATTACHMENT if number == 1 else f"{ATTACHMENT}-{number}"
 
 
 def _fingerprint(manifest: Manifest) -> str:

@@ -140,6 +140,26 @@ def test_what_is_no_rotation_is_refused():
         fit_rotation(None, np.eye(4)).apply(np.eye(3))
 
 
+@pytest.mark.parametrize(
+    ("matrix", "energy", "match"),
+    [
+        (np.eye(3, dtype=np.float32), np.ones(2) / 2, r"energy of 3 axes .* \(2,\)"),
+        ([[1.0]], np.ones(1), "list"),
+        (np.eye(2, dtype=np.float32), [0.5, 0.5], "list"),
+        (np.array([["a"]]), np.ones(1), "<U1"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused(matrix, energy, match):
+    with pytest.raises(InvalidInput, match=match):
+        Rotation(matrix, energy)
+
+
+def test_a_matrix_of_float64_is_one_of_float32():
+    rotation = Rotation(np.eye(3), np.ones(3) / 3)
+    assert rotation.apply(np.eye(3)).dtype == np.float32
+    assert Rotation.from_bytes(rotation.to_bytes()).fingerprint == rotation.fingerprint
+
+
 def test_in_a_file(tmp_path):
     rotation = fit_rotation(None, clustered(300, 17))
     rotation.save(tmp_path / "r")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         raise InvalidInput("--qrels judge questions: give these with --queries")
     save_plot: Any = None
     if arguments.plot is not None:
-        from mrl_retrieval.diagnosis.plot import save_plot  # before the work, since it may be missing
+        from mrl_retrieval.diagnosis.plot import check_path, save_plot  # before the work, since it may be missing
+
+        check_path(arguments.plot)
     corpus = _records(arguments.corpus)
     asked = None if arguments.queries is None else _records(arguments.queries)
     judged = None if arguments.qrels is None else _judgements(arguments.qrels)
@@ -128,7 +131,10 @@ def _judgements(path: Path) -> dict[str, dict[str, float]]:
     gains: dict[str, dict[str, float]] = {}
     for number, row in enumerate(reader, start=2):
         try:
-            gains.setdefault(row["query-id"], {})[row["corpus-id"]] = float(row["score"])
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"{path}:{number}: the score is {row['score']!r}, expected a number") from error
+            score = float(row["score"])
+        except (TypeError, ValueError):
+            score = math.nan
+        if not math.isfinite(score):
+            raise InvalidInput(f"{path}:{number}: the score is {row['score']!r}, expected a number")
+        gains.setdefault(row["query-id"], {})[row["corpus-id"]] = score
     return gains

@@ -13,8 +13,8 @@ from mrl_retrieval.generations import open_current
 from mrl_retrieval.identity import MIN_CANARY_COSINE, check_canaries, check_card
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.progress import progress_report
-from mrl_retrieval.resolutions import load_resolution, load_rows, verify_resolutions
 from mrl_retrieval.resolutions.contents import Contents
+from mrl_retrieval.resolutions.reading import load_verified
 
 from .arguments import wants_progress
 from .output import Output, plural
@@ -29,14 +29,13 @@ def run_vectors(arguments: argparse.Namespace, output: Output) -> int:
     if given := given_reading(arguments):
         raise InvalidInput(f"--vectors takes the rows as they were embedded; leave out {', '.join(given)}")
     began = time.perf_counter()
-    contents = verify_resolutions(arguments.vectors)  # so that nothing is written of what is damaged
+    contents, vectors, rows = load_verified(arguments.vectors)  # so that nothing is written of what is damaged
     encoder, why_not = _encoder(arguments.encoder, contents, str(arguments.vectors))
     with open_current(arguments.to, **dict(arguments.option)) as backend:
         manifest = backend.read_manifest()
         if manifest is not None:
             _check_same(manifest, contents, str(arguments.vectors), str(backend.address))
         with writing(arguments, backend, encoder=encoder, dim=contents.dim) as retriever:
-            vectors, rows = load_resolution(arguments.vectors), load_rows(arguments.vectors)
             with progress_report(wants_progress(arguments, sys.stderr), range(contents.rows)) as report:
                 for start in range(0, contents.rows, arguments.batch_size):
                     part = list(islice(rows, arguments.batch_size))
