@@ -41,20 +41,24 @@ def load(backend: Backend, manifest: Manifest) -> Rotation:
     """
     content = backend.read_attachment(ATTACHMENT)
     if content is None:
-        raise CorruptionError(
-            f"{backend.address} has a rotation ({_fingerprint(manifest)}), but its matrix is missing: whoever made the "
-            "collection was interrupted. Open it with the same rotation= again, or drop it"
-        )
+        raise _unusable(backend, manifest, "is missing: whoever made the collection was interrupted")
     parts = [content]
     while len(parts[-1]) == MOST_BYTES and (another := backend.read_attachment(_part(len(parts) + 1))) is not None:
         parts.append(another)
-    rotation = Rotation.from_bytes(b"".join(parts))
+    try:
+        rotation = Rotation.from_bytes(b"".join(parts))
+    except CorruptionError as error:
+        raise _unusable(backend, manifest, f"is damaged ({error})") from error
     if rotation.fingerprint != _fingerprint(manifest):
-        raise CorruptionError(
-            f"the rotation kept with {backend.address} is {rotation.fingerprint}, expected {_fingerprint(manifest)}: "
-            "restore the collection from a backup"
-        )
+        raise _unusable(backend, manifest, f"is that of {rotation.fingerprint}, not the expected one")
     return rotation
+
+
+def _unusable(backend: Backend, manifest: Manifest, what: str) -> CorruptionError:
+    return CorruptionError(
+        f"{backend.address} has the rotation {_fingerprint(manifest)}, but its matrix {what}. Open it with the same "
+        "rotation= again, restore it from a backup, or drop it"
+    )
 
 
 def check_fits(rotation: Rotation, backend: Backend, dim: int, fine_dims: int) -> None:
@@ -88,7 +92,8 @@ def is_for(encoder: Encoder | None) -> bool:
 
 
 def hold_to(rotation: Rotation, backend: Backend, manifest: Manifest) -> None:
-    """Compare a rotation that was given with that of a collection that exists. Finishes an interrupted making.
+    """Compare a rotation that was given with that of a collection that exists. A matrix that is missing or damaged there
+    is written again, which finishes an interrupted making.
 
     Raises:
         CollectionMismatchError: it has another one, or none.
@@ -99,7 +104,9 @@ def hold_to(rotation: Rotation, backend: Backend, manifest: Manifest) -> None:
             f"{backend.address} was made with the rotation {there}, this one is {rotation.fingerprint}: leave "
             "rotation= out, or store it anew with rotate()"
         )
-    if backend.read_attachment(ATTACHMENT) is None:
+    try:
+        load(backend, manifest)
+    except CorruptionError:
         save(backend, rotation)
 
 

@@ -195,3 +195,18 @@ def test_killed_between_the_parts_of_a_matrix(address, rotation, monkeypatch):
     with MatryoshkaRetriever(None, address, rotation=rotation) as again:
         again.index(["a"], ["a"], vectors=vectors(1))
         assert again.search_by_vector(vectors(1)[0], 1).ids == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "another"])
+def test_a_damaged_matrix_names_its_collection_and_is_mended_by_the_same_rotation(rotated, address, rotation, content):
+    if content == "another":
+        content = fit_rotation(None, vectors(1000, seed=8)).to_bytes()
+    rotated.backend.write_attachment(ATTACHMENT, content)
+    with MatryoshkaRetriever(None, address) as other:
+        with pytest.raises(errors.CorruptionError) as caught:
+            other.search_by_vector(vectors(1)[0], 1)
+        assert str(other.backend.address) in str(caught.value) and "the same rotation= again" in str(caught.value)
+    with MatryoshkaRetriever(None, address, rotation=rotation) as again:
+        assert again.search_by_vector(vectors(500)[7], 1).ids == ["7"]
+    with MatryoshkaRetriever(None, address) as mended:
+        assert mended.search_by_vector(vectors(500)[7], 1).ids == ["7"]
