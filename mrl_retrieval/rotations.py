@@ -92,8 +92,8 @@ def is_for(encoder: Encoder | None) -> bool:
 
 
 def hold_to(rotation: Rotation, backend: Backend, manifest: Manifest) -> None:
-    """Compare a rotation that was given with that of a collection that exists. A matrix that is missing or damaged there
-    is written again, which finishes an interrupted making.
+    """Compare a rotation that was given with that of a collection that exists. A matrix that is missing or damaged is
+    written again, which finishes an interrupted making.
 
     Raises:
         CollectionMismatchError: it has another one, or none.

@@ -10,6 +10,7 @@ from mrl_retrieval.settings import check_recall
 
 __all__ = [
     "add_batch_size",
+    "add_command",
     "add_dims",
     "add_options",
     "add_progress",
@@ -74,6 +75,18 @@ def backend_option(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
+
+
+def add_command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    """A command of ``mrl``; the description is printed line for line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
 
 
 def add_options(

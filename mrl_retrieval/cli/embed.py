@@ -18,7 +18,7 @@ from mrl_retrieval.resolutions.contents import Contents, existing
 from mrl_retrieval.resolutions.saving import all_dims
 from mrl_retrieval.resolutions.target import EncodingTarget
 
-from .arguments import add_batch_size, add_progress, dims, wants_progress
+from .arguments import add_batch_size, add_command, add_progress, dims, wants_progress
 from .output import Output, plural, readable_bytes
 from .progress import ProgressLine
 from .reading import FILES, add_reading, print_counts, sync_options
@@ -40,13 +40,7 @@ before."""
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "embed",
-        help="embed files into vectors on disk, at several lengths",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "embed", "embed files into vectors on disk, at several lengths", _DESCRIPTION)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
 

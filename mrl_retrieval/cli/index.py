@@ -14,7 +14,7 @@ from mrl_retrieval.ingest import find_files, sync
 from mrl_retrieval.ingest.files import TEXT_GLOBS
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_batch_size, add_dims, add_options, add_progress, wants_progress
+from .arguments import add_batch_size, add_command, add_dims, add_options, add_progress, wants_progress
 from .output import Output, plural
 from .progress import ProgressLine
 from .reading import FILES, add_reading, print_counts, sync_options
@@ -37,13 +37,7 @@ With --vectors, what 'mrl embed' wrote is taken in: rows, texts and vectors. Not
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "index",
-        help="index files into a collection",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "index", "index files into a collection", _DESCRIPTION)
     # A group, so that neither of them, and both, are wrong usage.
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("paths", nargs="*", default=[], metavar="PATH", help="a file or a folder")

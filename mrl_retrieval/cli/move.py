@@ -11,7 +11,7 @@ from mrl_retrieval.generations import open_current
 from mrl_retrieval.moving.copying import copy_collection
 from mrl_retrieval.registry import open_backend
 
-from .arguments import add_batch_size, add_options, add_progress, wants_progress
+from .arguments import add_batch_size, add_command, add_options, add_progress, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -25,13 +25,7 @@ compared."""
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "copy",
-        help="copy a collection to another database",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "copy", "copy a collection to another database", _DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", help="address of the collection")
     parser.add_argument("target", metavar="TARGET", help="address of the copy")
     parser.add_argument(

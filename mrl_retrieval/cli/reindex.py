@@ -14,7 +14,7 @@ from mrl_retrieval.moving.switching import rollback
 from mrl_retrieval.rotation import Rotation
 from mrl_retrieval.settings import NOT_GIVEN, NotGiven
 
-from .arguments import add_batch_size, add_dims, add_options, add_progress, wants_progress
+from .arguments import add_batch_size, add_command, add_dims, add_options, add_progress, wants_progress
 from .output import Output, plural
 from .rotation import rotation_of
 
@@ -28,13 +28,7 @@ one until the next reindexing; --rollback goes back to it."""
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "reindex",
-        help="embed a collection anew with another encoder",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "reindex", "embed a collection anew with another encoder", _DESCRIPTION)
     parser.add_argument("address", metavar="URI", help="address of the collection")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--encoder", metavar="NAME", help="the new encoder, such as wordllama")

@@ -13,7 +13,7 @@ from mrl_retrieval.generations import open_current
 from mrl_retrieval.moving.rotating import rotate
 from mrl_retrieval.rotation import Rotation
 
-from .arguments import add_batch_size, add_options, add_progress, wants_progress
+from .arguments import add_batch_size, add_command, add_options, add_progress, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -30,13 +30,7 @@ elsewhere, with --rotation here or with mrl index."""
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "rotate",
-        help="make the short vectors of a collection find more",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "rotate", "make the short vectors of a collection find more", _DESCRIPTION)
     parser.add_argument("address", metavar="URI", help="address of the collection")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--rotation", metavar="FILE", help="use this rotation, and measure nothing")

@@ -10,7 +10,7 @@ from typing import Any
 from mrl_retrieval.moving.importing import Fields, import_collection
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_batch_size, add_dims, add_options, add_progress, wants_progress
+from .arguments import add_batch_size, add_command, add_dims, add_options, add_progress, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -25,13 +25,7 @@ Nothing is encoded. The original is only read, and stays as it is.
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "import",
-        help="make a two-stage collection of an existing one",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "import", "make a two-stage collection of an existing one", _DESCRIPTION)
     parser.add_argument("source", metavar="URI", help="address of the collection or table to read")
     parser.add_argument(
         "--to", metavar="URI", help="address of the new collection (beside the other, its name with -mrl appended)"

@@ -5,22 +5,7 @@ import json
 
 import pytest
 
-WORDS = [
-    "river",
-    "stone",
-    "commit",
-    "flour",
-    "branch",
-    "vector",
-    "paper",
-    "signal",
-    "harbor",
-    "letter",
-    "garden",
-    "engine",
-    "copper",
-    "orbit",
-]
+from .words import WORDS
 
 
 def text(n):

@@ -26,6 +26,17 @@ def made(address, turned=True, coarse=3):
     return address
 
 
+def interrupted(address):
+    """Rotate it, and stop in the midst."""
+
+    def stop(done, total):
+        if done > 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotate(address, batch_size=50, progress=stop)
+
+
 def test_it_finds_more_and_keeps_everything(place, monkeypatch):
     monkeypatch.setattr(measuring, "_MEASURED", 300)
     with open_backend(place) as backend:
@@ -84,15 +95,9 @@ def test_a_rotation_that_was_given_is_not_measured_and_can_be_followed_by_anothe
         np.testing.assert_allclose(row.vector, vectors(COUNT)[3], atol=4e-3)
 
 
-def test_an_interrupted_run_is_taken_up_with_its_own_rotation(new_place, monkeypatch):
+def test_an_interrupted_run_is_taken_up_with_its_own_rotation(new_place):
     address = made(new_place("memory")[0])
-
-    def stop(done, total):
-        if done > 150:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        rotate(address, batch_size=50, progress=stop)
+    interrupted(address)
     with MatryoshkaRetriever.open(address) as retriever:
         assert retriever.manifest.rotation is None and retriever.count() == COUNT + 1
         retriever.delete(["0"])
@@ -150,13 +155,7 @@ def test_two_at_once(place, monkeypatch):
 def test_beside_an_unfinished_run_with_another_rotation(new_place, monkeypatch):
     """That run may be about to finish: what it makes is left to it."""
     address = made(new_place("memory")[0])
-
-    def stop(done, total):
-        if done > 150:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        rotate(address, batch_size=50, progress=stop)
+    interrupted(address)
     begun = rotating._begun
     monkeypatch.setattr(rotating, "_begun", lambda *a: (begun(*a), finish())[0])
 
