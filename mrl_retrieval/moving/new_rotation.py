@@ -132,7 +132,7 @@ def rotation_for(
         vectors.append(encoded)
         long += beyond
     sample = np.concatenate(vectors)
-    measurement = measured_on(sample, sample, coarse_dims, len(sample))
+    measurement = measured_on(sample, sample, coarse_dims, texts)
     rotation = fit_rotation(None, sample) if measurement.helps else None
     logger.info(
         "%.4f of the true top 10 in 100 candidates, rotated %.4f, over %d documents",

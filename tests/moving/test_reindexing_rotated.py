@@ -140,6 +140,8 @@ def test_an_interrupted_run_goes_on_with_its_rotation(new_place: Any, monkeypatc
     with open_backend(f"{address}?collection=default.g2") as begun:
         kept = begun.manifest.rotation
         assert kept is not None and 0 < begun.count() < 300
+        measured = begun.manifest.rotation_measured
+        assert kept["fitted_on"] == 160 and measured is not None and measured["vectors"] == 300  # of the collection
     other = fit_rotation(named(Turned(16)), TEXTS[:200])
     with pytest.raises(errors.CollectionMismatchError, match=str(kept["fingerprint"])):
         reindex(address, named(Turned(16)), rotation=other)
