@@ -4,11 +4,14 @@ more; until then it is searched exactly."""
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from . import rotations
 from .collection import Collection
-from .encoder import Encoder
+from .errors import ConflictError
+from .manifest import Manifest
 from .moving.rotating import rotate
 from .rotation import PER_DIM
 
@@ -17,11 +20,13 @@ __all__ = ["AutoRotation"]
 logger = logging.getLogger(__name__)
 
 _GROWTH = 4
-"""A rotation that did not help is tried again when there are so many times as many vectors."""
+"""A rotation that did not help is measured again when there are so many times as many vectors."""
+_LOOK_AGAIN = 1.0
+"""Seconds after which a reader that waits counts again: others may have written."""
 
 
 class AutoRotation:
-    """Decides for one retriever.
+    """Decides for one retriever. What was measured is kept in the manifest, where other processes find it.
 
     Args:
         address: of the collection, a place that can be opened twice.
@@ -30,31 +35,39 @@ class AutoRotation:
 
     def __init__(self, address: str, options: Mapping[str, Any]) -> None:
         self._address, self._options = address, dict(options)
-        self._declined_at = 0
-        """Vectors when a rotation was last found not to help."""
         self._vectors: int | None = None
+        self._counted = 0.0
         self._wanted: bool | None = None
 
     def is_waiting(self, collection: Collection) -> bool:
         """Whether there are too few vectors to fit a rotation on: then prefixes are not to be trusted yet."""
         manifest = collection.manifest
-        if manifest is None or manifest.rotation is not None or not self._is_wanted(collection.encoder):
+        if manifest is None or not self._is_open(manifest) or not self._is_wanted(collection):
             return False
-        if self._vectors is None:
-            self._vectors = collection.backend.stats().vectors
-        return self._vectors < PER_DIM * manifest.dim
+        enough, now = PER_DIM * manifest.dim, time.monotonic()
+        if self._vectors is None or (self._vectors < enough and now - self._counted >= _LOOK_AGAIN):
+            self._vectors, self._counted = collection.backend.stats().vectors, now
+        return self._vectors < enough
 
     def rotate_if_due(self, collection: Collection) -> bool:
         """After a write: rotate where it is time and helps. Whether the rows are in another generation now."""
         manifest = collection.manifest
-        if manifest is None or manifest.rotation is not None or not self._is_wanted(collection.encoder):
+        if manifest is None or not self._is_open(manifest):
             return False
-        self._vectors = collection.backend.stats().vectors
-        if self._vectors < max(PER_DIM * manifest.dim, _GROWTH * self._declined_at):
+        self._vectors, self._counted = collection.backend.stats().vectors, time.monotonic()
+        # Last whether it is wanted: to know that, the encoder may have to be loaded.
+        if not self._is_due(manifest, self._vectors) or not self._is_wanted(collection):
             return False
-        report = rotate(self._address, backend_options=self._options)
-        if report.untouched:
-            self._declined_at = self._vectors
+        # Another process may have measured since this one has read the manifest.
+        now = collection.backend.read_manifest()
+        if now is None or now.moved_to is not None or not self._is_due(now, self._vectors):
+            return False
+        try:
+            report = rotate(self._address, backend_options=self._options)
+        except ConflictError as error:
+            # The rows are in, and whoever is rotating or reindexing takes them along: nothing failed.
+            logger.info("%s is not rotated now: %s", self._address, error)
+            return False
         told = (report.coverage or 0, report.rotated_coverage or 0, self._vectors)
         what = "stays as it is" if report.untouched else "was rotated"
         logger.info(
@@ -62,10 +75,18 @@ class AutoRotation:
         )
         return not report.untouched
 
-    def _is_wanted(self, encoder: Encoder | None) -> bool:
+    def _is_wanted(self, collection: Collection) -> bool:
         """Whether the model was not trained for prefixes, as far as is known."""
         if self._wanted is None:
-            from .encoders.models import detect  # here: most retrievers need no table of models
-
-            self._wanted = encoder is None or detect(encoder).status in ("none", "unknown")
+            self._wanted = rotations.is_for(collection.encoder)
         return self._wanted
+
+    @staticmethod
+    def _is_open(manifest: Manifest) -> bool:
+        """Whether this collection could be rotated one day."""
+        return manifest.rotation is None and manifest.coarse_dims < manifest.dim == manifest.fine_dims
+
+    @staticmethod
+    def _is_due(manifest: Manifest, vectors: int) -> bool:
+        measured_at = int((manifest.rotation_measured or {}).get("vectors", 0))
+        return vectors >= max(PER_DIM * manifest.dim, _GROWTH * measured_at)

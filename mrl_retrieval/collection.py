@@ -225,6 +225,8 @@ class Collection:
             self._canaries_agree = True
         if self._given_rotation is not None:
             rotations.check_fits(self._given_rotation, self.backend, dim, fine)
+        elif self._is_to_turn and rotations.is_for(encoder):
+            rotations.check_possible(self.backend, dim, fine)
         return Manifest(
             dim=dim,
             coarse_dims=coarse,

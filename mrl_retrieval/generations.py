@@ -16,7 +16,15 @@ from .errors import CollectionNotFound, ConflictError
 from .manifest import Manifest
 from .registry import open_backend
 
-__all__ = ["base_of", "check_stays", "check_there", "generation_name", "generation_names", "open_current"]
+__all__ = [
+    "base_of",
+    "check_stays",
+    "check_there",
+    "generation_name",
+    "generation_names",
+    "next_generation_name",
+    "open_current",
+]
 
 _GENERATION = re.compile(r"\.g([1-9][0-9]*)")
 _LONGEST = 57
@@ -94,6 +102,16 @@ def generation_names(base: str, names: list[str]) -> list[str]:
     stem = _stem(base)
     matches = ((name, _GENERATION.fullmatch(name, len(stem))) for name in names if name.startswith(stem))
     return [name for _, name in sorted((int(match[1]), name) for name, match in matches if match)]
+
+
+def next_generation_name(base: str, names: list[str]) -> str:
+    """The name of a generation after all those of ``base`` among ``names``.
+
+    >>> next_generation_name("kb", ["kb", "kb.g10", "kb.g2"])
+    'kb.g11'
+    """
+    known = generation_names(base, names)
+    return generation_name(base, 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0))
 
 
 def _stem(base: str) -> str:

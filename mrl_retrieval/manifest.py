@@ -75,6 +75,9 @@ class Manifest:
     metric: str = "cosine"
     rotation: dict[str, Any] | None = None
     """Fingerprint of the rotation applied before truncation; None: none."""
+    rotation_measured: dict[str, Any] | None = None
+    """What prefixes found without and with a rotation when that was last measured: ``coverage``, ``rotated_coverage``,
+    ``vectors`` (that there were) and ``at`` (ISO 8601, UTC); None: it was not."""
     plan: dict[str, Any] | None = None
     """A stored search plan: defaults for arguments that are not given."""
     origin: dict[str, Any] | None = None
@@ -94,6 +97,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, with the schema version, without the checksum."""
+        # A manifest without it is the same, to the letter, as one of versions that did not know it.
+        measured = {} if self.rotation_measured is None else {"rotation_measured": self.rotation_measured}
         return {
             "schema_version": SCHEMA_VERSION,
             "dim": self.dim,
@@ -104,6 +109,7 @@ class Manifest:
             "canaries": None if self.canaries is None else self.canaries.to_json(),
             "metric": self.metric,
             "rotation": self.rotation,
+            **measured,
             "plan": self.plan,
             "origin": self.origin,
             "moved_to": self.moved_to,
@@ -161,6 +167,7 @@ class Manifest:
                 else Canaries.from_json(value["canaries"], int(value["dim"])),
                 metric=value["metric"],
                 rotation=value["rotation"],
+                rotation_measured=value.get("rotation_measured"),
                 plan=value["plan"],
                 origin=value.get("origin"),
                 moved_to=value.get("moved_to"),

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .encoder import Encoder, as_encoder, encode_checked
 from .errors import CorruptionError, DimensionError, InvalidInput
 from .matryoshka import FloatArray, as_vectors, normalize
 
-__all__ = ["Rotation", "SecondMoment", "fit_rotation"]
+__all__ = ["Rotation", "SecondMoment", "fit_rotation", "warn_of_few"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class Rotation:
     """An orthogonal matrix, to be applied to documents and queries alike.
 
     Raises:
-        InvalidInput: it is not square, or not orthogonal: with it the cosines of full vectors would change.
+        InvalidInput: it is no array of numbers, not square, or not orthogonal: with it the cosines of full vectors
+            would change; or the energy is not one number for each axis.
     """
 
     matrix: FloatArray
@@ -56,8 +58,15 @@ class Rotation:
     """Vectors of the sample."""
 
     def __post_init__(self) -> None:
+        for name, value in (("matrix", self.matrix), ("energy", self.energy)):
+            if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+                got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+                raise InvalidInput(f"the {name} of a rotation is an array of real numbers, got {got}")
+        object.__setattr__(self, "matrix", np.ascontiguousarray(self.matrix, dtype=np.float32))
         if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
             raise InvalidInput(f"a rotation is a square matrix, got the shape {self.matrix.shape}")
+        if self.energy.shape != (self.dim,):
+            raise InvalidInput(f"the energy of {self.dim} axes is so many numbers, got the shape {self.energy.shape}")
         wide = self.matrix.astype(np.float64)
         off = float(np.abs(wide @ wide.T - np.eye(self.dim)).max())
         if not off <= _TOLERANCE:
@@ -121,6 +130,37 @@ class Rotation:
         end = _HEADER.size + 4 * dim * dim
         matrix = np.frombuffer(content, "<f4", dim * dim, _HEADER.size).reshape(dim, dim).astype(np.float32)
         return cls(matrix, np.frombuffer(content, "<f8", dim, end).astype(np.float64), fitted_on)
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, whole or not at all; what was there is replaced. ``mrl index --rotation FILE`` takes it.
+
+        Raises:
+            BackendError: the file cannot be written.
+        """
+        from .storage.files import os_errors, write_atomically  # here: the store is more than a rotation needs
+
+        with os_errors(f"writing {path}"):
+            write_atomically(Path(path).expanduser(), self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Rotation:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            InvalidInput: there is no file.
+            CorruptionError: it is damaged, or something else.
+        """
+        from .storage.files import os_errors
+
+        file = Path(path).expanduser()
+        with os_errors(f"reading {path}"):
+            if not file.is_file():
+                raise InvalidInput(f"there is no file {path}; expected a rotation that 'mrl rotate --save' wrote")
+            content = file.read_bytes()
+        try:
+            return cls.from_bytes(content)
+        except CorruptionError as error:
+            raise CorruptionError(f"{path} cannot be used: {error}") from error
 
     def _checked(self, vectors: npt.NDArray[Any]) -> FloatArray:
         rows = np.asarray(vectors, dtype=np.float32)
@@ -203,15 +243,20 @@ def fit_rotation(encoder: Any, sample: Any, *, batch_size: int = 256) -> Rotatio
         moment.add(block)
     if moment is None:
         raise InvalidInput("the sample is empty; give texts of the collection, ten or more for each dim")
-    if moment.count < PER_DIM * moment.dim:
+    warn_of_few(moment.count, moment.dim)
+    return moment.rotation()
+
+
+def warn_of_few(vectors: int, dim: int) -> None:
+    """Say so where a sample has fewer vectors than ten for each dim."""
+    if vectors < PER_DIM * dim:
         logger.warning(
             "a rotation of %d dims was fitted on %d vectors: with fewer than %d it fits the sample rather than what "
             "the sample was drawn from",
-            moment.dim,
-            moment.count,
-            PER_DIM * moment.dim,
+            dim,
+            vectors,
+            PER_DIM * dim,
         )
-    return moment.rotation()
 
 
 def _blocks(encoder: Any, sample: Any, batch_size: int) -> Iterator[FloatArray]:

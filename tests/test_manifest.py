@@ -30,6 +30,13 @@ def test_it_comes_back_as_it_was(manifest: Manifest) -> None:
     assert Manifest.loads(bare.dumps()) == bare
 
 
+def test_what_was_measured_of_a_rotation(manifest: Manifest) -> None:
+    assert "rotation_measured" not in manifest.to_json()  # as in versions that did not know it
+    told = {"coverage": 0.5, "rotated_coverage": 0.25, "vectors": 7, "at": "2026-11-22T10:00:00Z"}
+    measured = replace(manifest, rotation_measured=told)
+    assert Manifest.loads(measured.dumps()).rotation_measured == told and measured.checksum != manifest.checksum
+
+
 def test_any_change_is_noticed(manifest: Manifest) -> None:
     text = manifest.dumps()
     for before, after in (('"dim":16', '"dim":32'), ('"coarse_top_k":40', '"coarse_top_k":41'), ('"cosine"', '"dot"')):

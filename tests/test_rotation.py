@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl_retrieval import load_encoder
-from mrl_retrieval.errors import CorruptionError, DimensionError, InvalidInput
+from mrl_retrieval.errors import BackendError, CorruptionError, DimensionError, InvalidInput
 from mrl_retrieval.matryoshka import normalize
 from mrl_retrieval.rotation import Rotation, SecondMoment, fit_rotation
 
@@ -138,3 +138,40 @@ def test_what_is_no_rotation_is_refused():
         Rotation(np.full((2, 2), np.nan, np.float32), np.ones(2) / 2)
     with pytest.raises(DimensionError, match="4 components"):
         fit_rotation(None, np.eye(4)).apply(np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "energy", "match"),
+    [
+        (np.eye(3, dtype=np.float32), np.ones(2) / 2, r"energy of 3 axes .* \(2,\)"),
+        ([[1.0]], np.ones(1), "list"),
+        (np.eye(2, dtype=np.float32), [0.5, 0.5], "list"),
+        (np.array([["a"]]), np.ones(1), "<U1"),
+    ],
+)
+def test_what_could_not_be_read_again_is_refused(matrix, energy, match):
+    with pytest.raises(InvalidInput, match=match):
+        Rotation(matrix, energy)
+
+
+def test_a_matrix_of_float64_is_one_of_float32():
+    rotation = Rotation(np.eye(3), np.ones(3) / 3)
+    assert rotation.apply(np.eye(3)).dtype == np.float32
+    assert Rotation.from_bytes(rotation.to_bytes()).fingerprint == rotation.fingerprint
+
+
+def test_in_a_file(tmp_path):
+    rotation = fit_rotation(None, clustered(300, 17))
+    rotation.save(tmp_path / "r")
+    fit_rotation(None, clustered(300, 5)).save(str(tmp_path / "r"))
+    rotation.save(tmp_path / "r")
+    assert Rotation.load(str(tmp_path / "r")).to_bytes() == rotation.to_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    (tmp_path / "r").write_bytes(rotation.to_bytes()[:-1])
+    with pytest.raises(CorruptionError, match="/r cannot be used: a rotation of version 1 and 17 dims has"):
+        Rotation.load(tmp_path / "r")
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(InvalidInput, match="there is no file"):
+            Rotation.load(path)
+    with pytest.raises(BackendError, match="writing"):
+        rotation.save(tmp_path / "no" / "folder")

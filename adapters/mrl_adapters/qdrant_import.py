@@ -11,7 +11,7 @@ from mrl_retrieval.errors import CollectionNotFound, InvalidInput, MissingExtra
 from mrl_retrieval.moving.foreign import Fields, ForeignBatch, ForeignCollection
 
 try:
-    from qdrant_client import QdrantClient, models
+    from qdrant_client import models
 except ImportError as error:
     raise MissingExtra("the qdrant importer", "qdrant") from error
 
@@ -19,6 +19,7 @@ from ._foreign import TEXT_NAMES, check_ids, check_options, listed, vectors_firs
 from ._qdrant.client import Connection
 from ._qdrant.installed import MANIFEST
 from ._qdrant.options import ServerOptions
+from ._qdrant.paging import scrolled
 
 __all__ = ["QdrantForeign", "open_foreign"]
 
@@ -144,22 +145,13 @@ class QdrantForeign(ForeignCollection):
             )
 
     def _pages(self, size: int, *, vectors: bool) -> Iterator[list[models.Record]]:
-        offset = None
-        wanted: bool | list[str] = ([self._vector] if self._vector else True) if vectors else False
-        while True:
-            scroll = partial(
-                QdrantClient.scroll,
-                collection_name=self._name,
-                limit=size,
-                offset=offset,
-                with_payload=True,
-                with_vectors=wanted,
-            )
-            page, offset = self._connection.run(scroll, doing="reading")
-            if page:
-                yield page
-            if offset is None:
-                return
+        return scrolled(
+            partial(self._connection.run, doing="reading"),
+            collection_name=self._name,
+            limit=size,
+            with_payload=True,
+            with_vectors=([self._vector] if self._vector else True) if vectors else False,
+        )
 
     def _vector_of(self, point: models.Record) -> Any:
         found = point.vector

@@ -9,6 +9,9 @@ from typing import Any, TextIO
 from mrl_retrieval.settings import check_recall
 
 __all__ = [
+    "add_batch_size",
+    "add_command",
+    "add_dims",
     "add_options",
     "add_progress",
     "backend_option",
@@ -74,12 +77,38 @@ def backend_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    """A command of ``mrl``; the description is printed line for line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    name: str = "--option",
+    help: str = "an option from the backend's page, such as lock_timeout=5",
+) -> None:
     """``--option``, once for each option of the backend."""
     parser.add_argument(
-        "--option", action="append", type=backend_option, default=[], metavar="NAME=VALUE",
-        help="an option from the backend's page, such as lock_timeout=5; may be repeated",
-    )  # fmt: skip
+        name, action="append", type=backend_option, default=[], metavar="NAME=VALUE", help=f"{help}; may be repeated"
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int, what: str = "rows at a time") -> None:
+    """``--batch-size``."""
+    parser.add_argument("--batch-size", type=positive, default=default, metavar="N", help=f"{what} ({default})")
+
+
+def add_dims(group: argparse._ActionsContainer, coarse: str = "64") -> None:
+    """``--coarse-dims`` and ``--fine-dims``; ``coarse`` says what the first is if it is not given."""
+    group.add_argument("--coarse-dims", type=positive, metavar="D", help=f"length of the coarse vectors ({coarse})")
+    group.add_argument("--fine-dims", type=positive, metavar="D", help="length of the stored vectors (all)")
 
 
 def add_progress(parser: argparse.ArgumentParser) -> None:

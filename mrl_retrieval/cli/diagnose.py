@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from mrl_retrieval.ingest import RecordOptions, find_files
 from mrl_retrieval.ingest.reading import read_lines
 from mrl_retrieval.ingest.records import Record, read_records
 
-from .arguments import add_progress, positive, wants_progress
+from .arguments import add_batch_size, add_progress, positive, wants_progress
 from .output import Output, plural, readable_bytes
 
 __all__ = ["add_parsers"]
@@ -41,7 +42,7 @@ def add_parsers(commands: Any) -> None:
     add("--dims", type=_lengths, metavar="D,D,…", help="prefix lengths; default: the powers of two from 32 up")
     add("--top-k", type=positive, default=10, metavar="K", help="true neighbours that count (10)")
     add("--candidates", type=positive, default=100, metavar="N", help="candidates of the coarse stage (100)")
-    add("--batch-size", type=positive, default=256, metavar="N", help="texts encoded at a time (256)")
+    add_batch_size(parser, 256, "texts encoded at a time")
     add("--plot", type=Path, metavar="FILE", help="write a plot, as PNG (needs the extra plot)")
     add("--json", action="store_true", help="print one JSON document")
     add_progress(parser)
@@ -54,7 +55,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         raise InvalidInput("--qrels judge questions: give these with --queries")
     save_plot: Any = None
     if arguments.plot is not None:
-        from mrl_retrieval.diagnosis.plot import save_plot  # before the work, since it may be missing
+        from mrl_retrieval.diagnosis.plot import check_path, save_plot  # before the work, since it may be missing
+
+        check_path(arguments.plot)
     corpus = _records(arguments.corpus)
     asked = None if arguments.queries is None else _records(arguments.queries)
     judged = None if arguments.qrels is None else _judgements(arguments.qrels)
@@ -128,7 +131,10 @@ def _judgements(path: Path) -> dict[str, dict[str, float]]:
     gains: dict[str, dict[str, float]] = {}
     for number, row in enumerate(reader, start=2):
         try:
-            gains.setdefault(row["query-id"], {})[row["corpus-id"]] = float(row["score"])
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(f"{path}:{number}: the score is {row['score']!r}, expected a number") from error
+            score = float(row["score"])
+        except (TypeError, ValueError):
+            score = math.nan
+        if not math.isfinite(score):
+            raise InvalidInput(f"{path}:{number}: the score is {row['score']!r}, expected a number")
+        gains.setdefault(row["query-id"], {})[row["corpus-id"]] = score
     return gains

@@ -18,7 +18,7 @@ from mrl_retrieval.resolutions.contents import Contents, existing
 from mrl_retrieval.resolutions.saving import all_dims
 from mrl_retrieval.resolutions.target import EncodingTarget
 
-from .arguments import add_progress, dims, positive, wants_progress
+from .arguments import add_batch_size, add_command, add_progress, dims, wants_progress
 from .output import Output, plural, readable_bytes
 from .progress import ProgressLine
 from .reading import FILES, add_reading, print_counts, sync_options
@@ -40,13 +40,7 @@ before."""
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "embed",
-        help="embed files into vectors on disk, at several lengths",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "embed", "embed files into vectors on disk, at several lengths", _DESCRIPTION)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a file or a folder")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
 
@@ -54,9 +48,7 @@ def add_parsers(commands: Any) -> None:
     made.add_argument("--model", metavar="NAME", help=f"the encoder; the folder's own, for a new one {DEFAULT_ENCODER}")
     made.add_argument("--dims", type=dims, metavar="D,…", help="lengths to store, besides the full one (64)")
     add_reading(parser)
-    parser.add_argument(
-        "--batch-size", type=positive, default=256, metavar="N", help="rows encoded and written at a time (256)"
-    )
+    add_batch_size(parser, 256, "rows encoded and written at a time")
     add_progress(parser)
     parser.set_defaults(run=run)
 

@@ -12,14 +12,14 @@ from mrl_retrieval.errors import InvalidInput
 from mrl_retrieval.generations import open_current
 from mrl_retrieval.ingest import find_files, sync
 from mrl_retrieval.ingest.files import TEXT_GLOBS
-from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_options, add_progress, positive, wants_progress
+from .arguments import add_batch_size, add_command, add_dims, add_options, add_progress, wants_progress
 from .output import Output, plural
 from .progress import ProgressLine
 from .reading import FILES, add_reading, print_counts, sync_options
 from .vectors import run_vectors
+from .writing import finish, print_rotation, writing
 
 __all__ = ["add_parsers"]
 
@@ -37,13 +37,7 @@ With --vectors, what 'mrl embed' wrote is taken in: rows, texts and vectors. Not
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "index",
-        help="index files into a collection",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "index", "index files into a collection", _DESCRIPTION)
     # A group, so that neither of them, and both, are wrong usage.
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("paths", nargs="*", default=[], metavar="PATH", help="a file or a folder")
@@ -52,13 +46,15 @@ def add_parsers(commands: Any) -> None:
 
     made = parser.add_argument_group("the collection (a new one; an existing one keeps what it was made with)")
     made.add_argument("--encoder", metavar="NAME", help=f"the collection's own, for a new one {DEFAULT_ENCODER}")
-    made.add_argument("--coarse-dims", type=positive, metavar="D", help="length of the coarse vectors (64)")
-    made.add_argument("--fine-dims", type=positive, metavar="D", help="length of the stored vectors (all)")
+    add_dims(made)
+    made.add_argument(
+        "--rotation", metavar="auto|FILE",
+        help="auto: rotate it, also an existing one, once there are ten vectors for each dim, if short ones then find "
+        "more; or a file that mrl rotate --save wrote",
+    )  # fmt: skip
 
     add_reading(parser)
-    parser.add_argument(
-        "--batch-size", type=positive, default=256, metavar="N", help="rows encoded and written at a time (256)"
-    )
+    add_batch_size(parser, 256, "rows encoded and written at a time")
     add_options(parser)
     add_progress(parser)
     parser.set_defaults(run=run)
@@ -72,25 +68,20 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     sources, scope = find_files(arguments.paths, globs=arguments.glob or TEXT_GLOBS, relative_to=arguments.relative_to)
     began = time.perf_counter()
     line = ProgressLine(sys.stderr, shown=wants_progress(arguments, sys.stderr))
-    backend = open_current(arguments.to, **dict(arguments.option))
-    try:
-        exists = backend.read_manifest() is not None
-        if not sources and not exists:
+    with open_current(arguments.to, **dict(arguments.option)) as backend:
+        manifest = backend.read_manifest()
+        if not sources and manifest is None:
             raise InvalidInput(f"no files to index in {', '.join(arguments.paths)}; --glob says which names to take")
-        retriever = MatryoshkaRetriever(
-            encoder=arguments.encoder or (NOT_GIVEN if exists else DEFAULT_ENCODER),
-            backend=backend,
-            coarse_dims=NOT_GIVEN if arguments.coarse_dims is None else arguments.coarse_dims,
-            fine_dims=arguments.fine_dims,
-            on_long=arguments.on_long,
-        )
-        try:
-            counts = sync(retriever, sources, scope, options, line)
-        finally:
-            line.clear()
-        rows = retriever.count()
-    finally:
-        backend.close()
-    kept = "" if backend.capabilities.persistent else ", until this process ends"
-    print_counts(output, counts, f"{backend.address} holds {plural(rows, 'row')}{kept}.", time.perf_counter() - began)
+        encoder = arguments.encoder or (NOT_GIVEN if manifest else DEFAULT_ENCODER)
+        with writing(arguments, backend, encoder=encoder, on_long=arguments.on_long) as retriever:
+            try:
+                counts = sync(retriever, sources, scope, options, line)
+            finally:
+                line.clear()
+            finish(arguments, retriever)
+            rows, now = retriever.count(), retriever.manifest
+            address, kept = retriever.backend.address, retriever.backend.capabilities.persistent
+    last = f"{address} holds {plural(rows, 'row')}{'' if kept else ', until this process ends'}."
+    print_counts(output, counts, last, time.perf_counter() - began)
+    print_rotation(output, manifest, now)
     return 0

@@ -12,6 +12,7 @@ from mrl_retrieval.manifest import Manifest
 
 from .arguments import add_options
 from .output import Output, on_one_line, plural, readable_bytes
+from .rotation import measured_line
 
 __all__ = ["add_parsers"]
 
@@ -61,6 +62,7 @@ def describe(backend: Backend, manifest: Manifest, stats: BackendStats) -> dict[
         },
         "metric": manifest.metric,
         "rotation": manifest.rotation,
+        "rotation_measured": manifest.rotation_measured,
         "fine_dtype": able.vector_dtype,
         "encoder": None if manifest.encoder is None else manifest.encoder.to_json(),
         "bytes": dict(stats.bytes),
@@ -95,8 +97,11 @@ def _print(output: Output, value: dict[str, Any]) -> None:
     field(
         "dims", f"coarse {dims['coarse']}, {funnel}fine {dims['fine']} ({value['fine_dtype']}), encoder {dims['full']}"
     )
-    if rotation := value["rotation"]:
+    rotation, measured = value["rotation"], value["rotation_measured"]
+    if rotation:
         field("rotation", f"{rotation['fingerprint']}, fitted on {rotation['fitted_on']:,} vectors")
+    if measured:
+        field("" if rotation else "rotation", ("" if rotation else "none: ") + measured_line(measured))
     if encoder is None:
         field("encoder", "none: vectors were given")
     else:

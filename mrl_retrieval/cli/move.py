@@ -11,7 +11,7 @@ from mrl_retrieval.generations import open_current
 from mrl_retrieval.moving.copying import copy_collection
 from mrl_retrieval.registry import open_backend
 
-from .arguments import add_progress, backend_option, positive, wants_progress
+from .arguments import add_batch_size, add_command, add_options, add_progress, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -25,24 +25,15 @@ compared."""
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "copy",
-        help="copy a collection to another database",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "copy", "copy a collection to another database", _DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", help="address of the collection")
     parser.add_argument("target", metavar="TARGET", help="address of the copy")
     parser.add_argument(
         "--allow-lossy", action="store_true", help="copy even where one side stores vectors less precisely"
     )
     for side in ("source", "target"):
-        parser.add_argument(
-            f"--{side}-option", action="append", type=backend_option, default=[], metavar="NAME=VALUE",
-            help=f"an option of the {side}'s backend, such as fine_dtype=float32; may be repeated",
-        )  # fmt: skip
-    parser.add_argument("--batch-size", type=positive, default=1000, metavar="N", help="rows at a time (1000)")
+        add_options(parser, f"--{side}-option", f"an option of the {side}'s backend, such as fine_dtype=float32")
+    add_batch_size(parser, 1000)
     add_progress(parser)
     parser.set_defaults(run=run)
 

@@ -7,9 +7,13 @@ import sys
 import time
 from typing import Any
 
+from mrl_retrieval import rotations
+from mrl_retrieval.errors import InvalidInput
+from mrl_retrieval.generations import open_current
 from mrl_retrieval.moving.rotating import rotate
+from mrl_retrieval.rotation import Rotation
 
-from .arguments import add_options, add_progress, positive, wants_progress
+from .arguments import add_batch_size, add_command, add_options, add_progress, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -18,32 +22,35 @@ _DESCRIPTION = """Fit a rotation on the vectors of a collection, measure on a pa
 with it, and if so store it anew and switch to the result at once. No encoder is called.
 
 Searches go on meanwhile. An interrupted run is taken up by running it again. The old generation stays beside the new
-one; mrl reindex --rollback goes back to it."""
+one; mrl reindex --rollback goes back to it.
+
+With --save, the rotation that the collection has is written to a file, and nothing else is done: for the same texts
+elsewhere, with --rotation here or with mrl index."""
 
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "rotate",
-        help="make the short vectors of a collection find more",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "rotate", "make the short vectors of a collection find more", _DESCRIPTION)
     parser.add_argument("address", metavar="URI", help="address of the collection")
-    parser.add_argument("--force", action="store_true", help="rotate even where it was not measured to help")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--rotation", metavar="FILE", help="use this rotation, and measure nothing")
+    what.add_argument("--save", metavar="FILE", help="write the rotation that the collection has to a file")
+    what.add_argument("--force", action="store_true", help="rotate even where it was not measured to help")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_options(parser)
-    parser.add_argument("--batch-size", type=positive, default=1000, metavar="N", help="rows at a time (1000)")
+    add_batch_size(parser, 1000)
     add_progress(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
-    """Measure, rotate and switch."""
+    """Measure, rotate and switch; or save."""
+    if arguments.save is not None:
+        return _save(arguments, output)
     began = time.perf_counter()
     report = rotate(
         arguments.address,
+        None if arguments.rotation is None else Rotation.load(arguments.rotation),
         force=arguments.force,
         batch_size=arguments.batch_size,
         progress=wants_progress(arguments, sys.stderr),
@@ -66,4 +73,19 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         f"{report.address}: {plural(report.rows, 'row')} rotated in {seconds:.1f} s. It uses the generation "
         f"{report.generation!r} now; {report.previous!r} is kept for mrl reindex --rollback."
     )
+    return 0
+
+
+def _save(arguments: argparse.Namespace, output: Output) -> int:
+    with open_current(arguments.address, **dict(arguments.option)) as backend:
+        manifest = backend.manifest
+        if manifest.rotation is None:
+            raise InvalidInput(f"{backend.address} has no rotation to save: mrl rotate fits one")
+        rotation = rotations.load(backend, manifest)
+    rotation.save(arguments.save)
+    told = {"file": arguments.save, **rotations.told(rotation), "dim": rotation.dim}
+    if arguments.json:
+        output.json(told)
+    else:
+        output.line(f"{arguments.save}: rotation {rotation.fingerprint} of {rotation.dim} dims")
     return 0

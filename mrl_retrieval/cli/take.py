@@ -10,7 +10,7 @@ from typing import Any
 from mrl_retrieval.moving.importing import Fields, import_collection
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_progress, backend_option, positive, wants_progress
+from .arguments import add_batch_size, add_command, add_dims, add_options, add_progress, wants_progress
 from .output import Output, plural
 
 __all__ = ["add_parsers"]
@@ -25,13 +25,7 @@ Nothing is encoded. The original is only read, and stays as it is.
 
 def add_parsers(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser(
-        "import",
-        help="make a two-stage collection of an existing one",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = add_command(commands, "import", "make a two-stage collection of an existing one", _DESCRIPTION)
     parser.add_argument("source", metavar="URI", help="address of the collection or table to read")
     parser.add_argument(
         "--to", metavar="URI", help="address of the new collection (beside the other, its name with -mrl appended)"
@@ -46,14 +40,10 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument(
         "--encoder", metavar="NAME", help="what made the vectors, for searches by text; it is checked on some documents"
     )
-    parser.add_argument("--coarse-dims", type=positive, metavar="D", help="length of the coarse vectors (64)")
-    parser.add_argument("--fine-dims", type=positive, metavar="D", help="length of the stored vectors (all)")
+    add_dims(parser)
     for side in ("source", "target"):
-        parser.add_argument(
-            f"--{side}-option", action="append", type=backend_option, default=[], metavar="NAME=VALUE",
-            help=f"an option of the {side}'s database; may be repeated",
-        )  # fmt: skip
-    parser.add_argument("--batch-size", type=positive, default=1000, metavar="N", help="rows at a time (1000)")
+        add_options(parser, f"--{side}-option", f"an option of the {side}'s database")
+    add_batch_size(parser, 1000)
     add_progress(parser)
     parser.set_defaults(run=run)
 

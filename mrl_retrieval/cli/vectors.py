@@ -13,14 +13,13 @@ from mrl_retrieval.generations import open_current
 from mrl_retrieval.identity import MIN_CANARY_COSINE, check_canaries, check_card
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.progress import progress_report
-from mrl_retrieval.resolutions import load_resolution, load_rows, verify_resolutions
 from mrl_retrieval.resolutions.contents import Contents
-from mrl_retrieval.retriever import MatryoshkaRetriever
-from mrl_retrieval.settings import NOT_GIVEN
+from mrl_retrieval.resolutions.reading import load_verified
 
 from .arguments import wants_progress
 from .output import Output, plural
 from .reading import given_reading
+from .writing import finish, print_rotation, writing
 
 __all__ = ["run_vectors"]
 
@@ -30,35 +29,29 @@ def run_vectors(arguments: argparse.Namespace, output: Output) -> int:
     if given := given_reading(arguments):
         raise InvalidInput(f"--vectors takes the rows as they were embedded; leave out {', '.join(given)}")
     began = time.perf_counter()
-    contents = verify_resolutions(arguments.vectors)  # so that nothing is written of what is damaged
+    contents, vectors, rows = load_verified(arguments.vectors)  # so that nothing is written of what is damaged
     encoder, why_not = _encoder(arguments.encoder, contents, str(arguments.vectors))
     with open_current(arguments.to, **dict(arguments.option)) as backend:
         manifest = backend.read_manifest()
         if manifest is not None:
             _check_same(manifest, contents, str(arguments.vectors), str(backend.address))
-        retriever = MatryoshkaRetriever(
-            encoder=encoder,
-            backend=backend,
-            coarse_dims=NOT_GIVEN if arguments.coarse_dims is None else arguments.coarse_dims,
-            fine_dims=arguments.fine_dims,
-            dim=contents.dim,
-        )
-        vectors, rows = load_resolution(arguments.vectors), load_rows(arguments.vectors)
-        with progress_report(wants_progress(arguments, sys.stderr), range(contents.rows)) as report:
-            for start in range(0, contents.rows, arguments.batch_size):
-                part = list(islice(rows, arguments.batch_size))
-                retriever.index(
-                    [row.document for row in part],
-                    ids=[row.id for row in part],
-                    metadatas=[row.metadata for row in part],
-                    vectors=vectors[start : start + len(part)],
-                    batch_size=arguments.batch_size,
-                )
-                report(start + len(part))
-        retriever.flush()
-        held = retriever.count()
-        kept = "" if backend.capabilities.persistent else ", until this process ends"
-        address = backend.address
+        with writing(arguments, backend, encoder=encoder, dim=contents.dim) as retriever:
+            with progress_report(wants_progress(arguments, sys.stderr), range(contents.rows)) as report:
+                for start in range(0, contents.rows, arguments.batch_size):
+                    part = list(islice(rows, arguments.batch_size))
+                    retriever.index(
+                        [row.document for row in part],
+                        ids=[row.id for row in part],
+                        metadatas=[row.metadata for row in part],
+                        vectors=vectors[start : start + len(part)],
+                        batch_size=arguments.batch_size,
+                    )
+                    report(start + len(part))
+            finish(arguments, retriever)
+            retriever.flush()
+            held, now = retriever.count(), retriever.manifest
+            kept = "" if retriever.backend.capabilities.persistent else ", until this process ends"
+            address = retriever.backend.address
     output.line(
         f"{plural(contents.rows, 'row')} of {arguments.vectors} written in {time.perf_counter() - began:.1f} s; "
         "nothing was encoded."
@@ -66,6 +59,7 @@ def run_vectors(arguments: argparse.Namespace, output: Output) -> int:
     if encoder is None and manifest is None:
         output.line(f"note: {why_not}, so the collection does not know its encoder: it is searched by vectors alone")
     output.line(f"{address} holds {plural(held, 'row')}{kept}.")
+    print_rotation(output, manifest, now)
     return 0
 
 

@@ -13,7 +13,7 @@ from ..errors import InvalidInput
 from ..matryoshka import FloatArray, ladder, normalize, prefix
 from ..metrics import ndcg_at_k
 from ..progress import progress_report
-from ..rotation import Rotation, fit_rotation
+from ..rotation import Rotation, SecondMoment, warn_of_few
 from ..settings import check_positive
 from .report import DimsReport, TruncationReport
 
@@ -59,17 +59,20 @@ def diagnose(
         InvalidInput: too few documents, or lengths that do not fit.
         EncoderError: the encoder failed.
     """
+    _check(documents, queries, ids, judgements, k, candidates)
     model = as_encoder(encoder)
-    _check(documents, queries, ids, judgements)
+    ladder(model.dim, dims)  # what is wrong with them is said before anything is encoded
     with progress_report(progress, range(len(documents) + len(queries or ()))) as report:
         corpus = _encoded(model, documents, batch_size, queries=False, report=report, done=0)
         asked = None
         if queries is not None:
             asked = _encoded(model, queries, batch_size, queries=True, report=report, done=len(documents))
     name = model.identity.name or model.identity.model or type(encoder).__name__
-    return diagnose_vectors(
+    found = diagnose_vectors(
         corpus, asked, name=name, ids=ids, judgements=judgements, dims=dims, k=k, candidates=candidates
     )
+    warn_of_few(found.documents, found.dim)
+    return found
 
 
 def diagnose_vectors(
@@ -84,11 +87,7 @@ def diagnose_vectors(
     candidates: int = 100,
 ) -> TruncationReport:
     """The same for vectors ``(N, D)`` and ``(Q, D)`` that are there already."""
-    check_positive(k, "k")
-    check_positive(candidates, "candidates")
-    if candidates < k:
-        raise InvalidInput(f"candidates={candidates} cannot hold the true top k={k}")
-    _check(documents, queries, ids, judgements)
+    _check(documents, queries, ids, judgements, k, candidates)
     corpus, pseudo = normalize(documents), queries is None
     if queries is None:
         drawn = _drawn(len(corpus))
@@ -97,7 +96,9 @@ def diagnose_vectors(
         asked = normalize(queries)
     full = corpus.shape[1]
     lengths = ladder(full, dims)
-    rotation = fit_rotation(None, corpus)
+    moment = SecondMoment(full)
+    moment.add(corpus)
+    rotation = moment.rotation()
     gains = None if judgements is None else _Gains(list(ids or ()), judgements, k)
     truth = [order[:k] for order in _nearest(asked, corpus, k)]
     rows = [
@@ -178,7 +179,13 @@ def _check(
     queries: Sequence[Any] | FloatArray | None,
     ids: Sequence[str] | None,
     judgements: Judgements | None,
+    k: int,
+    candidates: int,
 ) -> None:
+    check_positive(k, "k")
+    check_positive(candidates, "candidates")
+    if candidates < k:
+        raise InvalidInput(f"candidates={candidates} cannot hold the true top k={k}")
     if len(documents) < _LEAST_DOCUMENTS:
         raise InvalidInput(
             f"{len(documents)} documents tell nothing about truncation; give at least {_LEAST_DOCUMENTS}, better "

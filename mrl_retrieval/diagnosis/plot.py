@@ -14,10 +14,23 @@ try:
 except ImportError as error:
     raise MissingExtra("plots", "plot") from error
 
-__all__ = ["save_plot"]
+__all__ = ["check_path", "save_plot"]
 
 _RAW, _ROTATED, _FULL = "#b5542b", "#1f6f8b", "#555555"
 _DPI = 150
+
+
+def check_path(path: Path) -> None:
+    """Whether a plot can be written there, as far as that is known before there is one.
+
+    Raises:
+        InvalidInput: no plot has that ending, or there is no such folder.
+    """
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise InvalidInput(f"{path}: no plot has this ending ({', '.join(sorted(known))} can be written); name it .png")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"{path}: no such folder {path.parent}; make it first")
 
 
 def save_plot(report: TruncationReport, path: Path) -> None:

@@ -108,7 +108,15 @@ def _begin(source: Backend, target: Backend, manifest: Manifest) -> bool:
     found = target.read_manifest()
     if found is None:
         origin = {"source": str(source.address), "source_id": manifest.collection_id, "complete": False}
-        made = replace(manifest, collection_id=str(uuid.uuid4()), origin=origin, plan=None, previous=None, frozen=None)
+        made = replace(
+            manifest,
+            collection_id=str(uuid.uuid4()),
+            origin=origin,
+            plan=None,
+            previous=None,
+            frozen=None,
+            reindexing=None,
+        )
         target.write_manifest(made, None)
         return False
     check_stays(found, str(target.address))

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import numpy as np
-
-from .. import identity
+from .. import identity, rotations
 from .._version import __version__
 from ..backend import Backend
-from ..documents import RowBatch
 from ..encoder import Encoder, as_encoder
 from ..errors import CollectionNotFound, ConflictError, InvalidInput, ModelMismatchError
-from ..generations import check_there, generation_name, generation_names
-from ..long_texts import OnLong, encode_long
+from ..generations import check_there, generation_names, next_generation_name
+from ..long_texts import OnLong
 from ..manifest import Manifest
-from ..matryoshka import prefix
 from ..registry import open_backend
+from ..rotation import Rotation
 from ..settings import NOT_GIVEN, NotGiven, check_dims, check_positive, resolve_dims
-from .passes import Mover, Progress, bring_over, equal_json
-from .switching import Turn, clear_up, generations
+from .embedding import Embedding
+from .new_rotation import NewRotation, asked_for, is_asked_for_another, rotation_for
+from .passes import Mover, Progress
+from .switching import Turn, clear_up, generations, move_over
 
 __all__ = ["ReindexReport", "reindex"]
 
@@ -53,6 +52,13 @@ class ReindexReport:
     """Texts beyond the encoder's context."""
     untouched: bool = False
     """Whether nothing was done, since the collection has this encoder and these dims already."""
+    fingerprint: str | None = None
+    """Of the rotation that the collection has now; None: it has none."""
+    coverage: float | None = None
+    """Share of the true top 10 among 100 candidates of the new prefixes, not rotated, over a sample of the documents.
+    None: not measured."""
+    rotated_coverage: float | None = None
+    """The same with a rotation."""
 
 
 def reindex(
@@ -61,6 +67,7 @@ def reindex(
     *,
     coarse_dims: int | NotGiven = NOT_GIVEN,
     fine_dims: int | None = None,
+    rotation: Rotation | Literal["auto"] | NotGiven | None = NOT_GIVEN,
     on_long: OnLong = "truncate",
     allow_without_text: bool = False,
     force: bool = False,
@@ -78,6 +85,10 @@ def reindex(
         encoder: a name, a model or a function, as :class:`~mrl_retrieval.MatryoshkaRetriever` takes it.
         coarse_dims: length of the new prefixes; the old one, if not given.
         fine_dims: length of the new stored vectors; None: all of the encoder's.
+        rotation: what :func:`~mrl_retrieval.fit_rotation` gives for the new encoder. ``"auto"``: fitted on documents of
+            the collection (5,000, or ten for each dim if that is more) and kept if the prefixes then find more; only
+            for a model that was not trained for prefixes, as far as is known. None: none. Not given: ``"auto"`` where
+            the collection has a rotation, else none. The old one is never kept: it is of the other encoder's vectors.
         on_long: what becomes of a text beyond the encoder's context.
         allow_without_text: go on although rows have a vector but no document; they keep everything but the vector.
         force: embed anew even where the collection has this encoder and these dims already; else it is left as it is.
@@ -87,7 +98,9 @@ def reindex(
 
     Raises:
         CollectionNotFound: there is none.
-        InvalidInput: a row has no document, or the place cannot be opened twice.
+        InvalidInput: a row has no document, or the place cannot be opened twice, or another rotation is asked for where
+            nothing else is new.
+        DimensionError: a rotation is asked for that is of another length, or vectors are not stored whole.
         ConflictError: another reindexing, with another encoder, is under way, or it was written to all the time.
     """
     size = check_positive(batch_size, "batch_size")
@@ -97,14 +110,11 @@ def reindex(
         clear_up(base, current, backend_options)
         dims = _new_dims(current.manifest, model, coarse_dims, fine_dims)
         if not force and current.manifest.frozen is None and _is_embedded(current, model, dims[:2]):
-            logger.info("%s was embedded with this encoder at these dims already", base.address)
-            previous = base.manifest.previous
-            return ReindexReport(
-                str(base.address), current.address.collection, previous, current.count(), 0, 0, 0, True
-            )
+            return _untouched(base, current, rotation)
+        wanted = asked_for(rotation, current, model, dims[1])
         name, started = _target_name(base, current, model, dims[:2], backend_options)
         with open_backend(base.address.with_collection(name), **(backend_options or {})) as target:
-            without_text = _count_without_text(current)
+            texts, without_text = _count_texts(current)
             if without_text and not allow_without_text:
                 raise InvalidInput(
                     f"{without_text} rows of {current.address} have a vector but no document to make a new one of; "
@@ -112,58 +122,61 @@ def reindex(
                 )
             if started:
                 check_dims(target.manifest, coarse_dims, fine_dims, NOT_GIVEN, None, str(target.address))
+                new = NewRotation.begun(target, rotation)
             else:
-                _make(base, current, target, model, dims)
-            turn = Turn(base, current, target)
-            mover = _Embed(model, target.manifest.fine_dims, on_long, turn)
-            moved = bring_over(
-                current, target, mover, batch_size=size, started=started, progress=progress, to_the_end=False
-            )
-            turn.freeze()
-            # From here on nobody writes to the source, so that this one comes to an end, and compares everything.
-            last = bring_over(current, target, mover, batch_size=size, started=True, progress=False)
-            target.flush()
-            turn.switch()
-            clear_up(base, target, backend_options)
+                new = rotation_for(wanted, current, model, on_long, dims[0], texts, size)
+                _make(base, current, target, model, dims, new)
+            movers: list[Embedding] = []
+
+            def mover(turn: Turn) -> Mover:
+                movers.append(Embedding(model, target.manifest.fine_dims, on_long, new, turn))
+                return movers[0]
+
+            moved = move_over(
+                base, current, target, mover, batch_size=size, started=started, progress=progress,
+                options=backend_options,
+            )  # fmt: skip
+        measured = new.measurement
         return ReindexReport(
-            str(base.address),
-            name,
-            current.address.collection,
-            last.rows,
-            moved.written + last.written,
-            without_text,
-            mover.long_texts,
+            address=str(base.address),
+            generation=name,
+            previous=current.address.collection,
+            rows=moved.rows,
+            encoded=moved.written,
+            without_text=without_text,
+            long_texts=movers[0].long_texts,
+            fingerprint=new.fingerprint,
+            coverage=None if measured is None else measured.coverage,
+            rotated_coverage=None if measured is None else measured.rotated_coverage,
         )
 
 
-class _Embed(Mover):
-    """Rows with new vectors."""
+def _untouched(
+    base: Backend, current: Backend, rotation: Rotation | Literal["auto"] | NotGiven | None
+) -> ReindexReport:
+    """Nothing to do.
 
-    vectors = False
-
-    def __init__(self, encoder: Encoder, fine_dims: int, on_long: OnLong, turn: Turn) -> None:
-        self._encoder, self._fine_dims, self._on_long, self._turn = encoder, fine_dims, on_long, turn
-        self.long_texts = 0
-
-    def check(self, target: Backend) -> None:
-        self._turn.check()
-
-    def missing(self, batch: RowBatch, target: Backend) -> list[int]:
-        return [
-            i
-            for i, (row, other) in enumerate(zip(batch.rows(), target.get(batch.ids), strict=True))
-            if other is None or other.document != row.document or not equal_json(other.metadata, row.metadata)
-        ]
-
-    def converted(self, batch: RowBatch) -> RowBatch:
-        has_text = np.array([document is not None for document in batch.documents], dtype=np.bool_)
-        vectors = np.zeros((len(batch), self._fine_dims), dtype=np.float32)
-        texts = [document for document in batch.documents if document is not None]
-        if texts:
-            full, long = encode_long(self._encoder, texts, self._on_long, queries=False)
-            vectors[has_text] = prefix(full, self._fine_dims)
-            self.long_texts += long
-        return RowBatch(batch.ids, batch.documents, batch.metadatas, vectors, has_text)
+    Raises:
+        InvalidInput: another rotation was asked for, which needs no encoder.
+    """
+    there = (current.manifest.rotation or {}).get("fingerprint")
+    if is_asked_for_another(rotation, there):
+        raise InvalidInput(
+            f"{base.address} was embedded with this encoder at these dims already, with the rotation {there}: "
+            "rotate() (mrl rotate) stores it with another one and encodes nothing; force=True (--force) embeds it anew"
+        )
+    logger.info("%s was embedded with this encoder at these dims already", base.address)
+    return ReindexReport(
+        address=str(base.address),
+        generation=current.address.collection,
+        previous=base.manifest.previous,
+        rows=current.count(),
+        encoded=0,
+        without_text=0,
+        long_texts=0,
+        untouched=True,
+        fingerprint=there,
+    )
 
 
 def _target_name(
@@ -178,6 +191,8 @@ def _target_name(
     for name in reversed(known):
         with open_backend(base.address.with_collection(name), **(options or {})) as one:
             manifest = one.read_manifest()
+            if manifest is not None and manifest.rotation and one.read_attachment(rotations.ATTACHMENT) is None:
+                continue  # killed before its rotation was stored
         origin = (manifest.origin if manifest else None) or {}
         unfinished = not origin.get("complete", True) and not origin.get("rotating")
         if manifest is not None and unfinished and origin.get("source_id") == source_id:
@@ -193,8 +208,7 @@ def _target_name(
                 ) from error
             if base.manifest.reindexing is not None or (manifest.coarse_dims, manifest.fine_dims) == dims:
                 return name, True
-    number = 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0)
-    return generation_name(base.address.collection, number), False
+    return next_generation_name(base.address.collection, names), False
 
 
 def _new_dims(
@@ -221,32 +235,35 @@ def _is_embedded(current: Backend, encoder: Encoder, dims: tuple[int, int]) -> b
 
 
 def _make(
-    base: Backend, current: Backend, target: Backend, encoder: Encoder, dims: tuple[int, int, tuple[int, ...]]
+    base: Backend,
+    current: Backend,
+    target: Backend,
+    encoder: Encoder,
+    dims: tuple[int, int, tuple[int, ...]],
+    new: NewRotation,
 ) -> None:
-    old = current.manifest
     coarse, fine, funnel = dims
-    if old.rotation is not None:
-        logger.warning(
-            "the rotation of %s was of its old vectors, the new ones have none: see mrl rotate", base.address
-        )
-    target.write_manifest(
-        Manifest(
-            dim=encoder.dim,
-            coarse_dims=coarse,
-            fine_dims=fine,
-            funnel_dims=funnel,
-            encoder=encoder.identity,
-            canaries=identity.make_canaries(encoder),
-            origin={
-                "base": base.address.collection,
-                "source": str(current.address),
-                "source_id": old.collection_id,
-                "complete": False,
-            },
-            created_with=__version__,
-        ),
-        None,
+    made = Manifest(
+        dim=encoder.dim,
+        coarse_dims=coarse,
+        fine_dims=fine,
+        funnel_dims=funnel,
+        encoder=encoder.identity,
+        canaries=identity.make_canaries(encoder),
+        rotation_measured=None if new.measurement is None else new.measurement.to_json(),
+        origin={
+            "base": base.address.collection,
+            "source": str(current.address),
+            "source_id": current.manifest.collection_id,
+            "complete": False,
+        },
+        created_with=__version__,
     )
+    if new.rotation is not None:
+        made = replace(made, rotation=rotations.told(new.rotation))
+    target.write_manifest(made, None)
+    if new.rotation is not None:
+        rotations.save(target, new.rotation)
     if target.address.collection not in base.collections():
         raise InvalidInput(
             f"{base.address} is a place that only this opening sees, so that a second collection in it would be lost: "
@@ -254,8 +271,11 @@ def _make(
         )
 
 
-def _count_without_text(current: Backend) -> int:
-    return sum(
-        sum(document is None and bool(there) for document, there in zip(batch.documents, batch.has_vector, strict=True))
-        for batch in current.scan()
-    )
+def _count_texts(current: Backend) -> tuple[int, int]:
+    """Rows that have a document, and rows that have a vector but none."""
+    texts = without = 0
+    for batch in current.scan():
+        for document, there in zip(batch.documents, batch.has_vector, strict=True):
+            texts += document is not None
+            without += document is None and bool(there)
+    return texts, without

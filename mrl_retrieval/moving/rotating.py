@@ -16,24 +16,22 @@ import numpy as np
 from .. import rotations
 from .._version import __version__
 from ..backend import Backend
-from ..diagnosis import diagnose_vectors
 from ..documents import RowBatch
-from ..errors import InvalidInput
-from ..generations import check_there, generation_name, generation_names
+from ..errors import ConflictError
+from ..generations import check_there, generation_names, next_generation_name
 from ..manifest import Manifest
 from ..matryoshka import FloatArray
 from ..registry import open_backend
-from ..rotation import PER_DIM, Rotation, SecondMoment
+from ..rotation import Rotation
 from ..settings import check_positive
-from .passes import Mover, Progress, bring_over, equal_json
-from .switching import Turn, clear_up, generations
+from .measuring import Measurement, fitted, given, measured
+from .passes import Mover, Progress, equal_json
+from .switching import Turn, clear_up, generations, move_over, replace_manifest
 
 __all__ = ["RotateReport", "rotate"]
 
 logger = logging.getLogger(__name__)
 
-_MEASURED = 20_000
-"""Vectors of the part that is measured, at most."""
 _PRECISION = {"float32": 1e-6, "float16": 1e-3, "int8": 2e-2}
 """How far a component may be from what was written, by the dtype it is stored in: rounded twice."""
 
@@ -88,49 +86,79 @@ def rotate(
         CollectionNotFound: there is none.
         InvalidInput: there are too few vectors to fit a rotation on, or they are not stored whole.
         NotSupported: the backend cannot keep a rotation.
-        ConflictError: a reindexing is under way, or it was written to all the time.
+        ConflictError: a reindexing is not finished, another rotating was faster, or it was written to all the time.
     """
     size = check_positive(batch_size, "batch_size")
     with generations(address, backend_options) as (base, current):
         check_there(current, base)
         clear_up(base, current, backend_options)
         old = current.manifest
+        rotations.check_possible(current, old.dim, old.fine_dims)
         before = None if old.rotation is None else rotations.load(current, old)
-        name, began = _target_name(base, current, backend_options)
-        coverages: tuple[float, float] | None = None
-        if began is not None and (rotation is None or rotation.fingerprint == began.fingerprint):
-            rotation = began  # an interrupted run goes on with what it had found
-        elif rotation is None:
-            rotation = _fitted(current, before, size)
-            coverages = _coverages(current, before, size)
-            if coverages[1] <= coverages[0] and not force:
-                held = None if before is None else before.fingerprint
-                kept, previous, rows = current.address.collection, base.manifest.previous, current.count()
-                return RotateReport(str(base.address), kept, previous, rows, 0, held, *coverages, untouched=True)
+        begun = _begun(base, current, backend_options)
+        measurement: Measurement | None = None
+        if begun is not None and (rotation is None or rotation.fingerprint == begun[1].fingerprint):
+            rotation = begun[1]  # an interrupted run goes on with what it had found
+        else:
+            begun = None
+            if rotation is None:
+                rotation = fitted(current, before, size)
+                measurement = measured(current, before, size)
+                if not measurement.helps and not force:
+                    _note(current, measurement)
+                    return _untouched(base, current, before, measurement)
         rotations.check_fits(rotation, current, old.dim, old.fine_dims)
+        # A new name, whatever was begun with another rotation: whoever began it may be about to finish it.
+        name = next_generation_name(base.address.collection, base.collections()) if begun is None else begun[0]
         with open_backend(base.address.with_collection(name), **(backend_options or {})) as target:
-            started = began is not None and rotation.fingerprint == began.fingerprint
-            if not started:
-                target.drop()
-                _make(base, current, target, rotation)
-            turn = Turn(base, current, target)
-            mover = _Turn(before, rotation, _PRECISION.get(target.capabilities.vector_dtype, 1e-6), turn)
-            moved = bring_over(
-                current, target, mover, batch_size=size, started=started, progress=progress, to_the_end=False
+            if begun is None:
+                _make(base, current, target, rotation, measurement)
+            tolerance = _PRECISION.get(target.capabilities.vector_dtype, 1e-6)
+            moved = move_over(
+                base,
+                current,
+                target,
+                lambda turn: _Rotate(before, rotation, tolerance, turn),
+                batch_size=size,
+                started=begun is not None,
+                progress=progress,
+                options=backend_options,
             )
-            turn.freeze()
-            last = bring_over(current, target, mover, batch_size=size, started=True, progress=False)
-            target.flush()
-            turn.switch()
-            clear_up(base, target, backend_options)
-        before_it, with_it = coverages or (None, None)
-        written, previous = moved.written + last.written, current.address.collection
         return RotateReport(
-            str(base.address), name, previous, last.rows, written, rotation.fingerprint, before_it, with_it
-        )  # fmt: skip
+            address=str(base.address),
+            generation=name,
+            previous=current.address.collection,
+            rows=moved.rows,
+            written=moved.written,
+            fingerprint=rotation.fingerprint,
+            coverage=None if measurement is None else measurement.coverage,
+            rotated_coverage=None if measurement is None else measurement.rotated_coverage,
+        )
 
 
-class _Turn(Mover):
+def _note(current: Backend, measurement: Measurement) -> None:
+    """Have the collection remember that a rotation did not help."""
+    try:
+        replace_manifest(current, rotation_measured=measurement.to_json())
+    except ConflictError:  # somebody else changed the manifest just now: it is measured again some time
+        logger.info("%s was changed meanwhile, and does not remember what was measured", current.address)
+
+
+def _untouched(base: Backend, current: Backend, before: Rotation | None, measurement: Measurement) -> RotateReport:
+    return RotateReport(
+        address=str(base.address),
+        generation=current.address.collection,
+        previous=base.manifest.previous,
+        rows=current.count(),
+        written=0,
+        fingerprint=None if before is None else before.fingerprint,
+        coverage=measurement.coverage,
+        rotated_coverage=measurement.rotated_coverage,
+        untouched=True,
+    )
+
+
+class _Rotate(Mover):
     """Rows with their vectors rotated."""
 
     vectors = True
@@ -154,7 +182,7 @@ class _Turn(Mover):
 
     def converted(self, batch: RowBatch) -> RowBatch:
         assert batch.vectors is not None
-        return replace(batch, vectors=self._after.apply(_given(batch.vectors, self._before)))
+        return replace(batch, vectors=self._after.apply(given(batch.vectors, self._before)))
 
     def _close(self, a: FloatArray | None, b: FloatArray | None) -> bool:
         if a is None or b is None:
@@ -162,60 +190,37 @@ class _Turn(Mover):
         return float(np.abs(a - b).max(initial=0)) <= self._tolerance
 
 
-def _given(vectors: FloatArray, before: Rotation | None) -> FloatArray:
-    return vectors if before is None else before.undo(vectors)
+def _begun(base: Backend, current: Backend, options: Mapping[str, Any] | None) -> tuple[str, Rotation] | None:
+    """Name and rotation of the generation that an earlier run has begun.
 
-
-def _fitted(current: Backend, before: Rotation | None, size: int) -> Rotation:
-    moment = SecondMoment(current.manifest.fine_dims)
-    for batch in current.scan(vectors=True, documents=False, batch_size=size):
-        if batch.vectors is not None:
-            moment.add(_given(batch.vectors[batch.has_vector], before))
-    if moment.count < PER_DIM * moment.dim:
-        raise InvalidInput(
-            f"{current.address} has {moment.count:,} vectors, expected {PER_DIM * moment.dim:,} at least to fit a "
-            f"rotation of {moment.dim} dims on: index more first, or pass one that was fitted on more texts of the kind"
-        )
-    return moment.rotation()
-
-
-def _coverages(current: Backend, before: Rotation | None, size: int) -> tuple[float, float]:
-    """At ``coarse_dims``, of a part of the collection: as it is stored, and with a rotation fitted on that part."""
-    count, parts, seen = max(current.count(), 1), list[FloatArray](), 0
-    every = -(-count // _MEASURED)
-    for batch in current.scan(vectors=True, documents=False, batch_size=size):
-        if batch.vectors is not None:
-            places = np.flatnonzero(batch.has_vector)
-            parts.append(batch.vectors[places[(seen + np.arange(len(places))) % every == 0]])
-            seen += len(places)
-    stored = np.concatenate(parts)
-    coarse = current.manifest.coarse_dims
-    as_it_is = diagnose_vectors(stored, dims=[coarse]).at(coarse)
-    turned = diagnose_vectors(_given(stored, before), dims=[coarse]).at(coarse, rotated=True)
-    return as_it_is.coverage, turned.coverage
-
-
-def _target_name(base: Backend, current: Backend, options: Mapping[str, Any] | None) -> tuple[str, Rotation | None]:
-    """Name of the generation to write to, and the rotation of one that an earlier run has begun."""
-    known = generation_names(base.address.collection, base.collections())
-    for name in reversed(known):
+    Raises:
+        ConflictError: a reindexing is not finished.
+    """
+    for name in reversed(generation_names(base.address.collection, base.collections())):
         with open_backend(base.address.with_collection(name), **(options or {})) as one:
             manifest = one.read_manifest()
             origin = (manifest.origin if manifest else None) or {}
             if (
-                manifest is not None
-                and manifest.rotation is not None
-                and not origin.get("complete", True)
-                and origin.get("rotating")
-                and origin.get("source_id") == current.manifest.collection_id
-                and one.read_attachment(rotations.ATTACHMENT) is not None
+                manifest is None
+                or origin.get("complete", True)
+                or origin.get("source_id") != current.manifest.collection_id
             ):
+                continue
+            if not origin.get("rotating"):
+                if base.manifest.reindexing is None:
+                    continue  # it was called off
+                raise ConflictError(
+                    f"a reindexing of {base.address} is not finished: run it again first, or call it off with "
+                    "rollback() (mrl reindex --rollback)"
+                )
+            if manifest.rotation is not None and one.read_attachment(rotations.ATTACHMENT) is not None:
                 return name, rotations.load(one, manifest)
-    number = 1 + max((int(name.rpartition(".g")[2]) for name in known), default=0)
-    return generation_name(base.address.collection, number), None
+    return None
 
 
-def _make(base: Backend, current: Backend, target: Backend, rotation: Rotation) -> None:
+def _make(
+    base: Backend, current: Backend, target: Backend, rotation: Rotation, measurement: Measurement | None
+) -> None:
     old = current.manifest
     origin = {
         "base": base.address.collection,
@@ -233,6 +238,7 @@ def _make(base: Backend, current: Backend, target: Backend, rotation: Rotation) 
         canaries=old.canaries,
         metric=old.metric,
         rotation=rotations.told(rotation),
+        rotation_measured=None if measurement is None else measurement.to_json(),
         origin=origin,
         created_with=__version__,
     )

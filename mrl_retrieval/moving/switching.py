@@ -7,7 +7,7 @@ What a run that was stopped behind it has left undone, the next one does.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,8 +17,9 @@ from ..errors import CollectionNotFound, ConflictError
 from ..generations import base_of, check_there, generation_names
 from ..manifest import Manifest
 from ..registry import open_backend
+from .passes import Moved, Mover, Progress, bring_over
 
-__all__ = ["Turn", "clear_up", "generations", "replace_manifest", "rollback"]
+__all__ = ["Turn", "clear_up", "generations", "move_over", "replace_manifest", "rollback"]
 
 
 @contextmanager
@@ -109,6 +110,36 @@ class Turn:
                 "has reindexed it, or gone back, meanwhile; run it again if it is still wanted"
             )
         return found
+
+
+def move_over(
+    base: Backend,
+    current: Backend,
+    target: Backend,
+    mover: Callable[[Turn], Mover],
+    *,
+    batch_size: int,
+    started: bool,
+    progress: Progress,
+    options: Mapping[str, Any] | None,
+) -> Moved:
+    """Bring the rows into the next generation and switch to it: writers go on until the last pass, searches always.
+
+    Raises:
+        ConflictError: another run has taken over, this one was called off, or the rows were written to all the time.
+    """
+    turn = Turn(base, current, target)
+    moving = mover(turn)
+    first = bring_over(
+        current, target, moving, batch_size=batch_size, started=started, progress=progress, to_the_end=False
+    )
+    turn.freeze()
+    # From here on nobody writes to the source, so that this one comes to an end, and compares everything.
+    last = bring_over(current, target, moving, batch_size=batch_size, started=True, progress=False)
+    target.flush()
+    turn.switch()
+    clear_up(base, target, options)
+    return Moved(last.rows, last.vectors, first.written + last.written, first.removed + last.removed)
 
 
 def clear_up(base: Backend, current: Backend, options: Mapping[str, Any] | None) -> None:

@@ -19,7 +19,7 @@ from .contents import Contents, vector_file
 from .mapped import MappedRows
 from .row_log import lines
 
-__all__ = ["Resolution", "load_resolution", "load_rows", "verify_resolutions"]
+__all__ = ["Resolution", "load_resolution", "load_rows", "load_verified", "verify_resolutions"]
 
 T = TypeVar("T")
 
@@ -113,29 +113,31 @@ def load_resolution(folder: str | Path, dim: int | None = None) -> Resolution:
         CorruptionError, ManifestError: they are damaged.
     """
 
-    def load(contents: Contents) -> Resolution:
-        wanted = contents.dim if dim is None else dim
-        if isinstance(wanted, bool) or wanted not in contents.vectors:
-            there = ", ".join(map(str, contents.dims))
-            raise DimensionError(f"{folder} holds no rows of {wanted!r} dims; those that it holds: {there}")
-        path = Path(folder).expanduser() / contents.data / vector_file(int(wanted))
-        return Resolution(MappedRows(path, contents.rows, int(wanted), contents.vectors[int(wanted)]))
-
-    return _current(folder, load)
+    return _current(folder, lambda contents: _resolution(folder, contents, dim))
 
 
 def load_rows(folder: str | Path) -> Iterator[Row]:
     """Ids, documents and metadata in the order of the vectors, one at a time; ``row.vector`` is None.
 
+    What is published later is not seen.
+
     Raises:
         CollectionNotFound, NotACollection: there are no stored vectors.
         CorruptionError, ManifestError: they are damaged.
     """
-    contents = layout.found(Path(folder).expanduser())
-    path = Path(folder).expanduser() / contents.data / layout.ROWS
-    if not path.exists():
-        raise CorruptionError(f"{path} is not there; restore it from a backup, or write the vectors again")
-    return (entry for entry in lines(path, contents.log) if isinstance(entry, Row))
+    return _current(folder, lambda contents: _rows(folder, contents))
+
+
+def load_verified(folder: str | Path) -> tuple[Contents, Resolution, Iterator[Row]]:
+    """Rows of full length and what stands beside them, both of one publishing, which was compared whole as
+    :func:`verify_resolutions` does; the same errors."""
+
+    def load(contents: Contents) -> tuple[Contents, Resolution, Iterator[Row]]:
+        opened = _resolution(folder, contents, None), _rows(folder, contents)
+        _verify(folder, contents)
+        return contents, *opened
+
+    return _current(folder, load)
 
 
 def verify_resolutions(folder: str | Path) -> Contents:
@@ -145,16 +147,30 @@ def verify_resolutions(folder: str | Path) -> Contents:
         CollectionNotFound, NotACollection: there are no stored vectors.
         CorruptionError, ManifestError: something is not as it was written.
     """
+    return _current(folder, lambda contents: _verify(folder, contents))
 
-    def verify(contents: Contents) -> Contents:
-        for dim in contents.dims:
-            load_resolution(folder, dim).verify()
-        rows = sum(1 for _ in load_rows(folder))
-        if rows != contents.rows:
-            raise CorruptionError(f"{folder} holds {contents.rows:,} vectors and {rows:,} ids; write it again")
-        return contents
 
-    return _current(folder, verify)
+def _verify(folder: str | Path, contents: Contents) -> Contents:
+    for dim in contents.dims:
+        _resolution(folder, contents, dim).verify()
+    rows = sum(1 for _ in _rows(folder, contents))
+    if rows != contents.rows:
+        raise CorruptionError(f"{folder} holds {contents.rows:,} vectors and {rows:,} ids; write it again")
+    return contents
+
+
+def _resolution(folder: str | Path, contents: Contents, dim: int | None) -> Resolution:
+    wanted = contents.dim if dim is None else dim
+    if isinstance(wanted, bool) or wanted not in contents.vectors:
+        there = ", ".join(map(str, contents.dims))
+        raise DimensionError(f"{folder} holds no rows of {wanted!r} dims; those that it holds: {there}")
+    path = Path(folder).expanduser() / contents.data / vector_file(int(wanted))
+    return Resolution(MappedRows(path, contents.rows, int(wanted), contents.vectors[int(wanted)]))
+
+
+def _rows(folder: str | Path, contents: Contents) -> Iterator[Row]:
+    found = lines(Path(folder).expanduser() / contents.data / layout.ROWS, contents.log)
+    return (entry for entry in found if isinstance(entry, Row))
 
 
 def _current(folder: str | Path, use: Callable[[Contents], T]) -> T:

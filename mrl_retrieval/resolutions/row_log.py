@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mrl_retrieval.documents import Metadata, Row, canonical_json
 from mrl_retrieval.errors import CorruptionError
 from mrl_retrieval.storage.files import os_errors
@@ -35,20 +38,34 @@ def deletion_line(ids: Sequence[str]) -> bytes:
 def lines(path: Path, sums: BlockSums) -> Iterator[Row | list[str]]:
     """Rows, and lists of deleted ids, in order; no block is read further than its checksum holds.
 
+    The file is mapped at once: what is published and removed later is not seen.
+
     Raises:
-        CorruptionError: the file is too short, or not as it was written.
+        CorruptionError: the file is not there, too short, or not as it was written.
     """
+    with os_errors(f"reading {path}"):
+        try:
+            length = min(path.stat().st_size, sums.length)
+        except FileNotFoundError as error:
+            raise CorruptionError(
+                f"{path} is not there; restore it from a backup, or write the vectors again"
+            ) from error
+        # An empty file cannot be mapped.
+        content = np.memmap(path, dtype=np.uint8, mode="r", shape=(length,)) if length else np.empty(0, dtype=np.uint8)
+    return _lines(path, sums, content)
+
+
+def _lines(path: Path, sums: BlockSums, content: npt.NDArray[np.uint8]) -> Iterator[Row | list[str]]:
     rest = b""
-    with os_errors(f"reading {path}"), path.open("rb") as file:
-        for number in range(len(sums.sums)):
-            block = file.read(min(BLOCK, sums.length - number * BLOCK))
-            if not sums.fits(number, block):
-                raise CorruptionError(
-                    f"{path} is damaged at byte {number * BLOCK:,} or after: restore it from a backup, or write it anew"
-                )
-            complete, newline, rest = (rest + block).rpartition(b"\n")
-            for line in (complete + newline).splitlines() if newline else ():
-                yield _parsed(json.loads(line))
+    for number in range(len(sums.sums)):
+        block = content[number * BLOCK : min((number + 1) * BLOCK, sums.length)].tobytes()
+        if not sums.fits(number, block):
+            raise CorruptionError(
+                f"{path} is damaged at byte {number * BLOCK:,} or after: restore it from a backup, or write it anew"
+            )
+        complete, newline, rest = (rest + block).rpartition(b"\n")
+        for line in (complete + newline).splitlines() if newline else ():
+            yield _parsed(json.loads(line))
 
 
 def _parsed(value: dict[str, Any]) -> Row | list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from mrl_retrieval.documents import Row, RowBatch
 from mrl_retrieval.manifest import Manifest
 from mrl_retrieval.matryoshka import FloatArray, normalize
 
-__all__ = ["COARSE", "DIM", "batch_of", "contents", "manifest", "queries", "random_rows"]
+__all__ = ["COARSE", "DIM", "batch_of", "contents", "leaves_nothing_behind", "manifest", "queries", "random_rows"]
 
 DIM, COARSE = 24, 6
 
@@ -50,3 +51,29 @@ def queries(n: int, *, seed: int = 99, dim: int = DIM) -> FloatArray:
 def manifest(funnel: tuple[int, ...] = (), *, dim: int = DIM, coarse_dims: int = COARSE) -> Manifest:
     """A new one; each has another checksum."""
     return Manifest(dim=dim, coarse_dims=coarse_dims, fine_dims=dim, funnel_dims=funnel)
+
+
+def leaves_nothing_behind(
+    backend: Backend, names: Callable[[Any], list[str]], blobs_of: Callable[[Manifest], Any], size: int
+) -> None:
+    """An attachment that is replaced, an interrupted writing, and a drop, where pieces lie in a collection of their own.
+
+    Args:
+        backend: empty.
+        names: everything that the database holds.
+        blobs_of: where the pieces of a collection are.
+        size: bytes that take two pieces; the first attachment is four times as large.
+    """
+    first = manifest()
+    backend.write_manifest(first, None)
+    assert len(names(backend)) == 1
+    backend.write_attachment("rotation", bytes(4 * size))
+    backend.write_attachment("rotation", bytes(size))
+    blobs = blobs_of(first)
+    assert blobs is not None and len(blobs.keys()) == 3  # a head and two pieces
+    blobs.put({"rotation.interrupted.000000": "a"})
+    backend.repair()
+    assert len(blobs.keys()) == 3 and backend.read_attachment("rotation") == bytes(size)
+    assert len(names(backend)) == 2 and backend.collections() == ["default"]
+    backend.drop()
+    assert names(backend) == []

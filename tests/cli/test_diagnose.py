@@ -5,22 +5,7 @@ import json
 
 import pytest
 
-WORDS = [
-    "river",
-    "stone",
-    "commit",
-    "flour",
-    "branch",
-    "vector",
-    "paper",
-    "signal",
-    "harbor",
-    "letter",
-    "garden",
-    "engine",
-    "copper",
-    "orbit",
-]
+from .words import WORDS
 
 
 def text(n):
@@ -106,12 +91,23 @@ def test_wrong_arguments(mrl, files, arguments, message):
     [
         ("a\tb\n1\t2\n", "no column 'query-id'"),
         ("query-id\tcorpus-id\tscore\nq1\td1\tmuch\n", ":2: the score is 'much'"),
+        ("query-id\tcorpus-id\tscore\nq1\td1\tnan\n", ":2: the score is 'nan', expected a number"),
+        ("query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\td2\t-inf\n", ":3: the score is '-inf'"),
+        ("query-id\tcorpus-id\tscore\nq1\td1\t1e999\n", ":2: the score is '1e999'"),
         ("query-id\tcorpus-id\tscore\nother\td1\t1\n", "judges no question"),
     ],
 )
 def test_wrong_judgements(mrl, files, qrels, message):
     files[2].write_text(qrels)
     done = mrl("diagnose", "hashing:64", "--corpus", files[0], "--queries", files[1], "--qrels", files[2])
+    assert done.status == 1 and message in done.err and len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "message"), [("plot.xyz", "name it .png"), ("no/plot.png", "no such folder")])
+def test_a_plot_that_cannot_be_written_is_said_before_the_work(mrl, files, tmp_path, monkeypatch, name, message):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install 'mrl-retrieval[plot]'")
+    monkeypatch.setattr("mrl_retrieval.cli.diagnose.diagnose", lambda *_, **__: pytest.fail("it was measured"))
+    done = mrl("diagnose", "hashing:64", "--corpus", files[0], "--plot", tmp_path / name)
     assert done.status == 1 and message in done.err and len(done.err.splitlines()) == 1
 
 

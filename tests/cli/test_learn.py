@@ -9,22 +9,7 @@ import pytest
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.retriever import MatryoshkaRetriever
 
-WORDS = [
-    "river",
-    "stone",
-    "commit",
-    "flour",
-    "branch",
-    "vector",
-    "paper",
-    "signal",
-    "harbor",
-    "letter",
-    "garden",
-    "engine",
-    "copper",
-    "orbit",
-]
+from .words import WORDS
 
 
 def texts(start, stop):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mrl_retrieval import diagnose, load_encoder
+from mrl_retrieval import as_encoder, diagnose, load_encoder
 from mrl_retrieval.diagnosis import DimsReport, TruncationReport, diagnose_vectors
 from mrl_retrieval.errors import DimensionError, EncoderError, InvalidInput
 from mrl_retrieval.matryoshka import normalize, prefix
@@ -80,6 +80,26 @@ def test_texts():
     assert report.encoder == "hashing:64" and report.dim == 64 and seen[-1] == 122
     by_hand = diagnose_vectors(encoder.encode_document(texts), encoder.encode_query(["a red cat", "a blue cow"]))
     assert [row.coverage for row in report.rows] == [row.coverage for row in by_hand.rows]
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"candidates": 9}, {"dims": [0]}, {"judgements": [{}]}])
+def test_what_is_wrong_is_said_before_anything_is_encoded(wrong):
+    def encode(texts):
+        assert len(texts) < 50, "the corpus was encoded"
+        return np.ones((len(texts), 8))
+
+    with pytest.raises(InvalidInput):
+        diagnose(as_encoder(encode, name="mine"), ["text"] * 50, batch_size=50, **wrong)
+
+
+def test_few_texts_are_said_to_be_few(caplog):
+    texts = [f"document number {i}" for i in range(90)]
+    diagnose("hashing:8", texts)
+    assert "fitted on" not in caplog.text
+    diagnose("hashing:8", texts[:88])
+    assert "fitted on 80 vectors" not in caplog.text
+    diagnose("hashing:8", texts[:87])
+    assert "a rotation of 8 dims was fitted on 79 vectors: with fewer than 80" in caplog.text
 
 
 def test_json_has_everything():

@@ -57,9 +57,9 @@ def test_somebody_elses_collection_with_the_name_of_a_generation(memory: str) ->
 
 
 def test_a_run_that_is_called_off_does_not_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl_retrieval.moving import reindexing
+    from mrl_retrieval.moving import switching
 
-    bring = reindexing.bring_over
+    bring = switching.bring_over
 
     def called_off(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("to_the_end", True):
@@ -68,7 +68,7 @@ def test_a_run_that_is_called_off_does_not_switch(memory: str, monkeypatch: pyte
                 user.index(["late"], ["late"])
         return bring(*args, **kwargs)
 
-    monkeypatch.setattr(reindexing, "bring_over", called_off)
+    monkeypatch.setattr(switching, "bring_over", called_off)
     with pytest.raises(errors.ConflictError, match="called off"):
         reindex(memory, "hashing:32")
     with MatryoshkaRetriever.open(memory) as retriever:
@@ -100,11 +100,11 @@ def test_stopped_just_before_the_switch(memory: str, monkeypatch: pytest.MonkeyP
 
 def test_stopped_just_after_the_switch(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run again, it clears up, encodes nothing, and keeps the generation before for a rollback."""
-    from mrl_retrieval.moving import reindexing
+    from mrl_retrieval.moving import switching
 
     reindex(memory, "hashing:32")
     reindex(memory, "hashing:24")
-    monkeypatch.setattr(reindexing, "clear_up", lambda base, current, options: stop(current))
+    monkeypatch.setattr(switching, "clear_up", lambda base, current, options: stop(current))
 
     def stop(current: Any) -> None:
         if current.address.collection == "default.g3":
@@ -135,10 +135,11 @@ def test_stopped_just_after_the_switch(memory: str, monkeypatch: pytest.MonkeyPa
 def test_older_generations_are_cleared_by_the_run_after_an_interrupted_one(
     memory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mrl_retrieval.moving import reindexing
+    from mrl_retrieval.moving import reindexing, switching
 
     reindex(memory, "hashing:32")
-    monkeypatch.setattr(reindexing, "clear_up", lambda *_: None)
+    for module in (reindexing, switching):
+        monkeypatch.setattr(module, "clear_up", lambda *_: None)
     reindex(memory, "hashing:24")
     reindex(memory, "hashing:48")
     assert names(memory) == ["default", "default.g1", "default.g2", "default.g3"]
@@ -258,17 +259,17 @@ def test_a_run_that_looked_before_another_had_finished(memory: str, monkeypatch:
 
     with pytest.raises(errors.EncoderError):
         reindex(memory, Breaking(32), batch_size=8)
-    count = reindexing._count_without_text
+    count = reindexing._count_texts
 
-    def slowly(current: Any) -> int:
-        monkeypatch.setattr(reindexing, "_count_without_text", count)
+    def slowly(current: Any) -> tuple[int, int]:
+        monkeypatch.setattr(reindexing, "_count_texts", count)
         assert reindex(memory, "hashing:32").generation == "default.g1"
         with MatryoshkaRetriever.open(memory) as user:
             user.index(["precious", "changed"], ["precious", "1"])
             user.delete(["2"])
         return count(current)
 
-    monkeypatch.setattr(reindexing, "_count_without_text", slowly)
+    monkeypatch.setattr(reindexing, "_count_texts", slowly)
     with pytest.raises(errors.ConflictError, match="not in 'default' any more"):
         reindex(memory, "hashing:32")
     with MatryoshkaRetriever.open(memory) as retriever:
@@ -277,20 +278,28 @@ def test_a_run_that_looked_before_another_had_finished(memory: str, monkeypatch:
 
 
 def test_a_run_that_is_overtaken_in_its_last_pass(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl_retrieval.moving import reindexing
+    from mrl_retrieval.moving import switching
 
-    bring = reindexing.bring_over
+    bring = switching.bring_over
 
     def overtaken(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("to_the_end", True):
-            monkeypatch.setattr(reindexing, "bring_over", bring)
+            monkeypatch.setattr(switching, "bring_over", bring)
             assert reindex(memory, "hashing:32").encoded == 0
             with MatryoshkaRetriever.open(memory) as user:
                 user.index(["precious"], ["precious"])
         return bring(*args, **kwargs)
 
-    monkeypatch.setattr(reindexing, "bring_over", overtaken)
+    monkeypatch.setattr(switching, "bring_over", overtaken)
     with pytest.raises(errors.ConflictError, match="not in 'default' any more"):
         reindex(memory, "hashing:32")
     with MatryoshkaRetriever.open(memory) as retriever:
         assert retriever.get(["precious"]) != [None] and retriever.count() == 61
+
+
+def test_a_copy_beside_an_unfinished_reindexing_knows_nothing_of_it(memory: str) -> None:
+    with pytest.raises(errors.EncoderError):
+        reindex(memory, Breaking(32), batch_size=8)
+    with MatryoshkaRetriever.open(memory) as retriever, open_backend("memory:") as target:
+        retriever.copy_to(target)
+        assert retriever.backend.manifest.reindexing is not None and target.manifest.reindexing is None

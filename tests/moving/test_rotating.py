@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever, errors, fit_rotation, reindex, rollback, rotate
+from mrl_retrieval import MatryoshkaRetriever, errors, fit_rotation, rollback, rotate
 from mrl_retrieval.matryoshka import normalize
-from mrl_retrieval.moving import rotating
+from mrl_retrieval.moving import measuring, rotating
 from mrl_retrieval.registry import open_backend
 from tests.moving.sixty import names
 
@@ -26,8 +26,19 @@ def made(address, turned=True, coarse=3):
     return address
 
 
+def interrupted(address):
+    """Rotate it, and stop in the midst."""
+
+    def stop(done, total):
+        if done > 150:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rotate(address, batch_size=50, progress=stop)
+
+
 def test_it_finds_more_and_keeps_everything(place, monkeypatch):
-    monkeypatch.setattr(rotating, "_MEASURED", 300)
+    monkeypatch.setattr(measuring, "_MEASURED", 300)
     with open_backend(place) as backend:
         if not backend.capabilities.attachments:
             pytest.skip("the backend declares that it keeps no attachments")
@@ -84,15 +95,9 @@ def test_a_rotation_that_was_given_is_not_measured_and_can_be_followed_by_anothe
         np.testing.assert_allclose(row.vector, vectors(COUNT)[3], atol=4e-3)
 
 
-def test_an_interrupted_run_is_taken_up_with_its_own_rotation(new_place, monkeypatch):
+def test_an_interrupted_run_is_taken_up_with_its_own_rotation(new_place):
     address = made(new_place("memory")[0])
-
-    def stop(done, total):
-        if done > 150:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        rotate(address, batch_size=50, progress=stop)
+    interrupted(address)
     with MatryoshkaRetriever.open(address) as retriever:
         assert retriever.manifest.rotation is None and retriever.count() == COUNT + 1
         retriever.delete(["0"])
@@ -122,13 +127,43 @@ def test_too_few_vectors_and_vectors_that_are_not_whole(new_place):
         rotate(new_place("memory")[0])
 
 
-def test_embedding_anew_says_that_the_rotation_is_gone(new_place, caplog):
-    address = new_place("memory")[0]
-    texts = [f"{a} {b} number {n}" for a in ("red", "blue") for b in ("cat", "dog") for n in range(50)]
-    with MatryoshkaRetriever("hashing:16", address, coarse_dims=4) as retriever:
-        retriever.index(texts)
-    rotate(address, force=True)
-    report = reindex(address, "hashing:32")
-    assert report.rows == 200 and "see mrl rotate" in caplog.text
+def test_two_at_once(place, monkeypatch):
+    """The one that finished first is not undone by the one that was still measuring."""
+    with open_backend(place) as backend:
+        if not backend.capabilities.attachments:
+            pytest.skip("the backend declares that it keeps no attachments")
+    made(place)
+    measure, others = rotating.measured, []
+
+    def meanwhile(*arguments):
+        if not others:
+            others.append(None)
+            others.append(rotate(place))
+            with MatryoshkaRetriever.open(place) as user:
+                user.index(["precious"], ["precious"], vectors=vectors(1, seed=7))
+        return measure(*arguments)
+
+    monkeypatch.setattr(rotating, "measured", meanwhile)
+    with pytest.raises(errors.ConflictError):
+        rotate(place)
+    with MatryoshkaRetriever.open(place) as retriever:
+        assert retriever.manifest.rotation["fingerprint"] == others[1].fingerprint
+        assert retriever.count() == COUNT + 2
+        assert retriever.search_by_vector(vectors(1, seed=7)[0], 1).ids == ["precious"]
+
+
+def test_beside_an_unfinished_run_with_another_rotation(new_place, monkeypatch):
+    """That run may be about to finish: what it makes is left to it."""
+    address = made(new_place("memory")[0])
+    interrupted(address)
+    begun = rotating._begun
+    monkeypatch.setattr(rotating, "_begun", lambda *a: (begun(*a), finish())[0])
+
+    def finish():
+        monkeypatch.undo()
+        assert rotate(address).generation == "default.g1"
+
+    with pytest.raises(errors.ConflictError):
+        rotate(address, fit_rotation(None, vectors(2000, seed=3)))
     with MatryoshkaRetriever.open(address) as retriever:
-        assert retriever.manifest.rotation is None and retriever.search(texts[7], 1)[0].document == texts[7]
+        assert retriever.backend.address.collection == "default.g1" and retriever.count() == COUNT + 1

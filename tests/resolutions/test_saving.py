@@ -250,3 +250,13 @@ def test_one_writer_at_a_time(tmp_path):
         ResolutionWriter(tmp_path, (4,), lock_timeout=0.01),
     ):
         pass
+
+
+def test_what_was_opened_is_one_publishing(tmp_path):
+    """Rows and vectors that were opened stay what they were when others are published and the old files removed."""
+    save_multi_resolution(some(3000, 8), [4], tmp_path, texts=["old"] * 3000)
+    vectors, rows = load_resolution(tmp_path, 4), load_rows(tmp_path)
+    save_multi_resolution(some(5, 8, seed=1), [4], tmp_path, texts=["new"] * 5)
+    assert [row.document for row in rows] == ["old"] * 3000
+    np.testing.assert_array_equal(vectors.array(), stored(some(3000, 8), 4))
+    assert len(list(load_rows(tmp_path))) == 5

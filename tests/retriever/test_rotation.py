@@ -150,3 +150,63 @@ def test_another_length_or_a_collection_without_one(address, rotation):
         plain.index(["a"], ["a"], vectors=vectors(1))
     with pytest.raises(errors.CollectionMismatchError, match="rotation none"):
         MatryoshkaRetriever(None, address, rotation=rotation)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "faiss", "chroma", "lancedb"])
+def test_a_matrix_beyond_one_attachment(scheme, new_place, rotation, monkeypatch):
+    """As that of 3,072 dims is: 36 MiB."""
+    monkeypatch.setattr("mrl_retrieval.attachments.MOST_BYTES", 500)
+    monkeypatch.setattr("mrl_retrieval.rotations.MOST_BYTES", 500)
+    address = new_place(scheme)[0]
+    with MatryoshkaRetriever(None, address, coarse_dims=4, rotation=rotation) as retriever:
+        retriever.index(["a", "b"], ["a", "b"], vectors=vectors(2))
+    with MatryoshkaRetriever(None, address) as again, open_backend("memory:") as target:
+        assert again.search_by_vector(vectors(2)[1], 1).ids == ["b"]
+        again.copy_to(target, allow_lossy=True)
+        with MatryoshkaRetriever(None, target) as copy:
+            assert copy.search_by_vector(vectors(2)[1], 1).ids == ["b"]
+    parts = -(-len(rotation.to_bytes()) // 500)
+    assert parts > 3
+    with open_backend(address) as backend:
+        backend.write_attachment(f"{ATTACHMENT}-{parts}", b"another")
+    with MatryoshkaRetriever(None, address) as again, pytest.raises(errors.CorruptionError):
+        again.search_by_vector(vectors(2)[1], 1)
+
+
+def test_killed_between_the_parts_of_a_matrix(address, rotation, monkeypatch):
+    """It is as if none had been written: the making is taken up."""
+    monkeypatch.setattr("mrl_retrieval.attachments.MOST_BYTES", 500)
+    monkeypatch.setattr("mrl_retrieval.rotations.MOST_BYTES", 500)
+    written = []
+    with MatryoshkaRetriever(None, address, coarse_dims=4, rotation=rotation) as made, monkeypatch.context() as context:
+        write = type(made.backend).write_attachment
+
+        def until_killed(backend, name, content):
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            written.append(name)
+            write(backend, name, content)
+
+        context.setattr(type(made.backend), "write_attachment", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            made.index(["a"], ["a"], vectors=vectors(1))
+    with MatryoshkaRetriever(None, address) as other, pytest.raises(errors.CorruptionError, match="matrix is missing"):
+        other.index(["a"], ["a"], vectors=vectors(1))
+    with MatryoshkaRetriever(None, address, rotation=rotation) as again:
+        again.index(["a"], ["a"], vectors=vectors(1))
+        assert again.search_by_vector(vectors(1)[0], 1).ids == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "another"])
+def test_a_damaged_matrix_names_its_collection_and_is_mended_by_the_same_rotation(rotated, address, rotation, content):
+    if content == "another":
+        content = fit_rotation(None, vectors(1000, seed=8)).to_bytes()
+    rotated.backend.write_attachment(ATTACHMENT, content)
+    with MatryoshkaRetriever(None, address) as other:
+        with pytest.raises(errors.CorruptionError) as caught:
+            other.search_by_vector(vectors(1)[0], 1)
+        assert str(other.backend.address) in str(caught.value) and "the same rotation= again" in str(caught.value)
+    with MatryoshkaRetriever(None, address, rotation=rotation) as again:
+        assert again.search_by_vector(vectors(500)[7], 1).ids == ["7"]
+    with MatryoshkaRetriever(None, address) as mended:
+        assert mended.search_by_vector(vectors(500)[7], 1).ids == ["7"]

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chromadb.errors import ChromaError
+
 from mrl_retrieval.errors import (
     CollectionMismatchError,
     CollectionNotFound,
@@ -218,8 +220,10 @@ class Collections:
                 metadata={_ROLE: "blobs"},
                 embedding_function=None,
             )
-        except Exception:
-            if (blobs := self._find(client, name)) is None:  # not by somebody else in the same moment either
+        except ChromaError:
+            # What there is already is an InternalError in this process and a plain ChromaError from a server: neither
+            # has a class of its own, so that it has to be looked up whether somebody else has just made it.
+            if (blobs := self._find(client, name)) is None:
                 raise
             return blobs
 

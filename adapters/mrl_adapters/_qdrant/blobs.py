@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from qdrant_client import QdrantClient, models
 
@@ -19,6 +19,7 @@ from mrl_retrieval.manifest import Manifest
 
 from .. import _pieces
 from .options import ServerOptions
+from .paging import scrolled
 
 __all__ = ["BlobRecords", "Blobs"]
 
@@ -63,21 +64,14 @@ class BlobRecords:
 
     def keys(self) -> list[str]:
         """See the protocol."""
-        found: list[str] = []
-        offset: Any = None
-        while True:
-            page = partial(
-                QdrantClient.scroll,
-                collection_name=self._name,
-                limit=_KEYS_AT_ONCE,
-                offset=offset,
-                with_payload=[_KEY],
-                with_vectors=False,
-            )
-            points, offset = self._run("listing attachments", page)
-            found += [str((point.payload or {}).get(_KEY)) for point in points]
-            if offset is None:
-                return found
+        pages = scrolled(
+            partial(self._run, "listing attachments"),
+            collection_name=self._name,
+            limit=_KEYS_AT_ONCE,
+            with_payload=[_KEY],
+            with_vectors=False,
+        )
+        return [str((point.payload or {}).get(_KEY)) for page in pages for point in page]
 
     def remove(self, keys: Sequence[str]) -> None:
         """See the protocol."""

@@ -174,3 +174,24 @@ def test_attachments_leave_nothing_behind(opener: Callable[[], str]) -> None:
         assert backend.read_attachment("rotation") == b"1"
         left = [c.name for c in client.list_collections() if c.name.endswith(name)]
         assert len(left) == 3 and f"mrl-blobs.0123456789ab.{name}" not in left
+
+
+def test_two_make_the_place_of_attachments_in_the_same_moment(
+    opener: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma refuses the second; both write to the first."""
+    find = Collections._find
+    with made(opener()) as backend:
+        waiting: list[str] = []
+
+        def looked_before(self: Collections, client: object, name: str) -> object:
+            if name.startswith("mrl-blobs.") and not waiting:
+                waiting.append(name)
+                backend.write_attachment("theirs", b"theirs")  # meanwhile
+                return None
+            return find(self, client, name)
+
+        monkeypatch.setattr(Collections, "_find", looked_before)
+        backend.write_attachment("ours", b"ours")
+        assert waiting
+        assert (backend.read_attachment("theirs"), backend.read_attachment("ours")) == (b"theirs", b"ours")

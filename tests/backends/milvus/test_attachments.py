@@ -12,7 +12,7 @@ pytest.importorskip("milvus_lite", reason="milvus-lite is not installed: pip ins
 
 from mrl_adapters.milvus import MilvusBackend
 from mrl_retrieval.registry import open_backend
-from tests.backends.common import manifest
+from tests.backends.common import leaves_nothing_behind, manifest
 
 
 @pytest.fixture
@@ -27,19 +27,12 @@ def names(backend: MilvusBackend) -> list[str]:
 
 
 def test_nothing_is_left_behind(backend: MilvusBackend) -> None:
-    first = manifest()
-    backend.write_manifest(first, None)
+    leaves_nothing_behind(backend, names, lambda first: backend._collections.blobs.find(first), 60_000)
+
+
+def test_the_rows_are_in_a_collection_of_our_name(backend: MilvusBackend) -> None:
+    backend.write_manifest(manifest(), None)
     assert names(backend) == ["mrl_default"]
-    backend.write_attachment("rotation", bytes(250_000))
-    backend.write_attachment("rotation", bytes(60_000))
-    blobs = backend._collections.blobs.find(first)
-    assert blobs is not None and len(blobs.keys()) == 3  # a head and two pieces
-    blobs.put({"rotation.interrupted.000000": "a"})
-    backend.repair()
-    assert len(blobs.keys()) == 3 and backend.read_attachment("rotation") == bytes(60_000)
-    assert len(names(backend)) == 2 and backend.collections() == ["default"]
-    backend.drop()
-    assert names(backend) == []
 
 
 def test_what_an_interrupted_drop_left_is_never_taken_up_again(backend: MilvusBackend) -> None:

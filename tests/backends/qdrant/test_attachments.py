@@ -11,7 +11,7 @@ pytest.importorskip("qdrant_client", reason="qdrant-client is not installed: pip
 
 from mrl_adapters.qdrant import QdrantBackend
 from mrl_retrieval.registry import open_backend
-from tests.backends.common import manifest
+from tests.backends.common import leaves_nothing_behind, manifest
 from tests.qdrant_server import run_qdrant
 
 
@@ -33,19 +33,12 @@ def names(backend: QdrantBackend) -> list[str]:
 
 
 def test_nothing_is_left_behind(backend: QdrantBackend) -> None:
-    first = manifest()
-    backend.write_manifest(first, None)
+    leaves_nothing_behind(backend, names, lambda first: backend._blobs().find(first), 300_000)
+
+
+def test_the_rows_are_in_a_collection_of_our_name(backend: QdrantBackend) -> None:
+    backend.write_manifest(manifest(), None)
     assert names(backend) == ["default"]
-    backend.write_attachment("rotation", bytes(1_000_000))
-    backend.write_attachment("rotation", bytes(300_000))
-    blobs = backend._blobs().find(first)
-    assert blobs is not None and len(blobs.keys()) == 3  # a head and two pieces
-    blobs.put({"rotation.interrupted.000000": "a"})
-    backend.repair()
-    assert len(blobs.keys()) == 3 and backend.read_attachment("rotation") == bytes(300_000)
-    assert len(names(backend)) == 2 and backend.collections() == ["default"]
-    backend.drop()
-    assert names(backend) == []
 
 
 def test_what_an_interrupted_drop_left_is_never_taken_up_again(backend: QdrantBackend) -> None:
