@@ -17,7 +17,7 @@ from mrl_retrieval.backend import Backend
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.memory import MemoryBackend
 from mrl_retrieval.registry import open_backend
-from tests.moving.sixty import Breaking
+from tests.moving import sixty
 from tests.places import SCHEMES, Place
 
 DIM = 12
@@ -225,7 +225,7 @@ def test_an_upsert_is_repeated_and_reported() -> None:
 
 def test_a_copy_beside_an_unfinished_reindexing_knows_nothing_of_it(memory: str) -> None:
     with pytest.raises(errors.EncoderError):
-        reindex(memory, Breaking(32), batch_size=8)
+        reindex(memory, sixty.Breaking(32), batch_size=8)
     with MatryoshkaRetriever.open(memory) as retriever, open_backend("memory:") as target:
         retriever.copy_to(target)
         assert retriever.backend.manifest.reindexing is not None and target.manifest.reindexing is None
