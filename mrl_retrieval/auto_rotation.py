@@ -13,6 +13,7 @@ from .collection import Collection
 from .errors import ConflictError
 from .manifest import Manifest
 from .moving.rotating import rotate
+from .registry import open_backend
 from .rotation import PER_DIM
 
 __all__ = ["AutoRotation"]
@@ -74,6 +75,27 @@ class AutoRotation:
             "%s %s: %.4f of the true top 10 in 100 candidates, rotated %.4f, of %d vectors", self._address, what, *told
         )
         return not report.untouched
+
+    def finish(self, collection: Collection) -> bool:
+        """Before a write: finish a rotating that was killed in its last pass, in which writes are refused. Nobody has
+        asked for it, so nobody knows that it has to be run again. Whether the rows are in another generation now.
+        """
+        manifest = collection.manifest
+        if manifest is None or not self._is_open(manifest):
+            return False
+        backend = collection.backend
+        now = backend.read_manifest()
+        if now is None or now.frozen is None:
+            return False
+        with open_backend(backend.address.with_collection(now.frozen), **self._options) as begun:
+            made = begun.read_manifest()
+        if made is None or not (made.origin or {}).get("rotating"):
+            return False  # a reindexing: that is its owner's to finish
+        try:
+            return not rotate(self._address, backend_options=self._options).untouched
+        except ConflictError as error:
+            logger.info("%s is rotated by somebody else: %s", self._address, error)
+            return False
 
     def _is_wanted(self, collection: Collection) -> bool:
         """Whether the model was not trained for prefixes, as far as is known."""

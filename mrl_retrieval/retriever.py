@@ -192,6 +192,8 @@ class MatryoshkaRetriever(CollectionReader):
             batch_size=check_positive(batch_size, "batch_size"),
             dim=None if vectors is None else self._collection.vector_dim,
         )
+        if self._auto is not None and self._auto.finish(self._collection):
+            self._follow()
         with progress_report(progress, documents) as report:
             written = self._writer.index(batches, report, encoding=vectors is None)
         if self._auto is not None and self._auto.rotate_if_due(self._collection):

@@ -6,6 +6,7 @@ the earlier row. What is finished has neither.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl_retrieval.documents import Metadata, Row, canonical_json
-from mrl_retrieval.errors import CorruptionError
+from mrl_retrieval.errors import BackendError, CorruptionError
 from mrl_retrieval.storage.files import os_errors
 
 from .block_sums import BLOCK, BlockSums
@@ -94,29 +95,46 @@ class LiveRows:
     def put(self, rows: Sequence[tuple[str, bytes]], first: int) -> None:
         """Ids and lines of rows that are numbered from ``first`` on."""
         values = ((id, first + i, _digest(line)) for i, (id, line) in enumerate(rows))
-        self._db.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?)", values)
+        with _sqlite_errors():
+            self._db.executemany("INSERT OR REPLACE INTO live VALUES (?, ?, ?)", values)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Ids that are gone."""
-        self._db.executemany("DELETE FROM live WHERE id = ?", ((id,) for id in ids))
+        with _sqlite_errors():
+            self._db.executemany("DELETE FROM live WHERE id = ?", ((id,) for id in ids))
 
     def row(self, id: str) -> int | None:
         """The row of an id; None where it has none."""
-        found: tuple[int] | None = self._db.execute("SELECT row FROM live WHERE id = ?", (id,)).fetchone()
+        with _sqlite_errors():
+            found: tuple[int] | None = self._db.execute("SELECT row FROM live WHERE id = ?", (id,)).fetchone()
         return None if found is None else found[0]
 
     def holds(self, id: str, line: bytes) -> bool:
         """Whether the row of this id has this very line."""
-        found = self._db.execute("SELECT 1 FROM live WHERE id = ? AND line = ?", (id, _digest(line))).fetchone()
+        with _sqlite_errors():
+            found = self._db.execute("SELECT 1 FROM live WHERE id = ? AND line = ?", (id, _digest(line))).fetchone()
         return found is not None
 
     def __len__(self) -> int:
-        count: int = self._db.execute("SELECT count(*) FROM live").fetchone()[0]
+        with _sqlite_errors():
+            count: int = self._db.execute("SELECT count(*) FROM live").fetchone()[0]
         return count
 
     def close(self) -> None:
         """Remove the temporary database."""
         self._db.close()
+
+
+@contextlib.contextmanager
+def _sqlite_errors() -> Iterator[None]:
+    """A full disk, as SQLite says it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise BackendError(
+            f"keeping the ids of the rows in a temporary file failed: {error}; check the space of the folder for "
+            "temporary files (TMPDIR)"
+        ) from error
 
 
 def _digest(line: bytes) -> bytes:

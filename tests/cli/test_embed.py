@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from mrl_retrieval import load_encoder, normalize, prefix
-from mrl_retrieval.cli import vectors as vectors_command
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.errors import CollectionNotFound
 from mrl_retrieval.manifest import Manifest
@@ -321,26 +320,6 @@ def test_errors_of_index(mrl, embed, folder, uri, tmp_path):
         file.write(b"\xff\xff")
     failed(mrl("index", "--vectors", tmp_path / "v", "--to", f"{uri}-2"), 1, "dim-64.npy is damaged")
     failed(mrl("info", f"{uri}-2"), 1)  # nothing was made
-
-
-def test_vectors_that_are_replaced_while_they_are_indexed(mrl, uri, tmp_path, monkeypatch):
-    """What was checked is what is written."""
-    texts = [f"old text {i}" for i in range(50)]
-    save_multi_resolution(HashingEncoder(32).encode_document(texts), [8], tmp_path / "v", texts=texts)
-    check = vectors_command._encoder
-
-    def meanwhile(*arguments):
-        new = [f"new text {i}" for i in range(20)]
-        save_multi_resolution(HashingEncoder(32).encode_document(new), [8], tmp_path / "v", texts=new)
-        return check(*arguments)
-
-    monkeypatch.setattr(vectors_command, "_encoder", meanwhile)
-    done = mrl("index", "--vectors", tmp_path / "v", "--to", uri)
-    assert done.status == 0 and "holds 50 rows" in done.out, done.err
-    with open_backend(uri) as backend:
-        for row in backend.get([str(i) for i in range(50)], vectors=True):
-            right = HashingEncoder(32).encode_document([row.document])[0]
-            assert row.document.startswith("old") and float(right @ row.vector) > 0.999
 
 
 def test_vectors_whose_encoder_is_not_here(mrl, uri, tmp_path):

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrl_retrieval import MatryoshkaRetriever, errors, retrying
+from mrl_retrieval import MatryoshkaRetriever, errors, reindex, retrying
 from mrl_retrieval.backend import Backend
 from mrl_retrieval.documents import RowBatch
 from mrl_retrieval.memory import MemoryBackend
 from mrl_retrieval.registry import open_backend
+from tests.moving import sixty
 from tests.places import SCHEMES, Place
 
 DIM = 12
@@ -220,3 +221,11 @@ def test_an_upsert_is_repeated_and_reported() -> None:
         retriever.index(["c", "d"], ["c", "d"], vectors=np.eye(2, DIM), batch_size=1)
     assert caught.value.indexed_ids == ()
     assert any("tried 3 times" in note for note in caught.value.__notes__)
+
+
+def test_a_copy_beside_an_unfinished_reindexing_knows_nothing_of_it(memory: str) -> None:
+    with pytest.raises(errors.EncoderError):
+        reindex(memory, sixty.Breaking(32), batch_size=8)
+    with MatryoshkaRetriever.open(memory) as retriever, open_backend("memory:") as target:
+        retriever.copy_to(target)
+        assert retriever.backend.manifest.reindexing is not None and target.manifest.reindexing is None

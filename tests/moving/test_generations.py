@@ -295,11 +295,3 @@ def test_a_run_that_is_overtaken_in_its_last_pass(memory: str, monkeypatch: pyte
         reindex(memory, "hashing:32")
     with MatryoshkaRetriever.open(memory) as retriever:
         assert retriever.get(["precious"]) != [None] and retriever.count() == 61
-
-
-def test_a_copy_beside_an_unfinished_reindexing_knows_nothing_of_it(memory: str) -> None:
-    with pytest.raises(errors.EncoderError):
-        reindex(memory, Breaking(32), batch_size=8)
-    with MatryoshkaRetriever.open(memory) as retriever, open_backend("memory:") as target:
-        retriever.copy_to(target)
-        assert retriever.backend.manifest.reindexing is not None and target.manifest.reindexing is None

@@ -367,3 +367,39 @@ def test_any_damaged_byte_is_found(copy):
                 verify_resolutions(copy)
             flip(path, at)
     verify_resolutions(copy)
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+FULL = """
+import hashlib, resource, signal, sys
+import numpy as np
+from mrl_retrieval.errors import BackendError
+from mrl_retrieval.resolutions import ResolutionWriter
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+ids = [hashlib.sha512(str(i).encode()).hexdigest()[:100] for i in range(60_000)]
+try:
+    with ResolutionWriter(sys.argv[1], (1,)) as writer:
+        for start in range(0, len(ids), 4096):
+            part = ids[start : start + 4096]
+            writer.append(np.ones((len(part), 1)), part)
+except BackendError as error:
+    sys.exit(f"full: {error}")
+"""
+
+
+@pytest.mark.parametrize(("limit", "what"), [(1_000_000, "writing "), (8_410_000, "keeping the ids of ")])
+def test_a_full_disk(tmp_path, limit, what):
+    """That of the folder, or that of the temporary table of ids; what was acknowledged is there to go on from."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "v"), str(limit)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"full: {what}"), done.stderr
+    with ResolutionWriter(tmp_path / "v", (1,)) as writer:
+        kept = writer.rows
+        writer.append(np.ones((1, 1)), ["one more"])
+        writer.finish()
+    assert kept % 4096 == 0 or kept == 60_000
+    assert len(load_resolution(tmp_path / "v")) == kept + 1 > 1
+    verify_resolutions(tmp_path / "v")
