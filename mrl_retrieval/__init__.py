@@ -24,7 +24,8 @@ from .moving.switching import rollback
 from .reading import CollectionInfo
 from .registry import backend_names, encoder_names, load_encoder, open_backend
 from .retriever import MatryoshkaRetriever
-from .rotation import Rotation, fit_rotation
+from .rotation import Rotation
+from .rotation_fitting import fit_rotation
 from .two_stage import Stage
 
 __all__ = [

@@ -14,7 +14,7 @@ from .errors import ConflictError
 from .manifest import Manifest
 from .moving.rotating import rotate
 from .registry import open_backend
-from .rotation import PER_DIM
+from .rotation_fitting import PER_DIM
 
 __all__ = ["AutoRotation"]
 

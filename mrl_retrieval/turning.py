@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .matryoshka import FloatArray
 
-__all__ = ["LEAST", "turned"]
+__all__ = ["LEAST", "LONGEST", "loss_gradient", "turned"]
 
 LEAST = 500
 """Vectors below which too little is known of what is near what."""
@@ -33,8 +33,8 @@ _FALL, _SQUARES = 0.9, 0.999
 """Adam's memory of gradients and of their squares."""
 _ITSELF = -9.0
 """Cosine of a vector with itself, which is not its own neighbour."""
-_REACH = 512
-"""Axes that are turned at most, the first ones: those after them hold next to nothing, and a step costs their cube."""
+LONGEST = 512
+"""Axes that are turned, at most, and so the longest prefix: those after them hold little, and a step costs the cube."""
 
 _Mask = npt.NDArray[np.bool_]
 
@@ -48,7 +48,7 @@ def turned(matrix: FloatArray, vectors: FloatArray, lengths: tuple[int, ...], *,
         lengths: prefixes that neighbours should be near in, at most min(D, 512) long.
         seed: of the draws; equal input gives an equal matrix.
     """
-    reach, draw = min(len(matrix), _REACH), np.random.default_rng(seed)
+    reach, draw = min(len(matrix), LONGEST), np.random.default_rng(seed)
     axes = np.eye(reach, dtype=np.float32)  # columns, within the space of the first axes
     within = vectors @ matrix[:reach].T
     gradient, squares = np.zeros_like(axes), np.zeros_like(axes)

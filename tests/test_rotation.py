@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl_retrieval import load_encoder
+from mrl_retrieval import load_encoder, rotation_fitting
 from mrl_retrieval.errors import BackendError, CorruptionError, DimensionError, InvalidInput
 from mrl_retrieval.matryoshka import normalize
-from mrl_retrieval.rotation import Rotation, SecondMoment, fit_rotation
+from mrl_retrieval.rotation import Rotation
+from mrl_retrieval.rotation_fitting import SecondMoment, fit_rotation
 
 
 def clustered(n, dim, seed=0):
@@ -41,7 +42,7 @@ def test_scores_at_full_length_stay_for_long_vectors(dim):
 
 def test_prefixes_hold_the_most_energy_that_any_rotation_gives_them():
     vectors = normalize(clustered(2000, 32))
-    rotation = fit_rotation(None, vectors)
+    rotation = fit_rotation(None, vectors, method="axes")
     energies = np.square(rotation.apply(vectors)).mean(axis=0)
     assert np.allclose(energies, rotation.energy, atol=1e-6)
     assert (np.diff(rotation.energy) <= 1e-12).all()
@@ -76,6 +77,56 @@ def test_texts(caplog):
         fit_rotation(encoder, texts[:319])
     assert "319 vectors" in caplog.text and "fewer than 320" in caplog.text
     assert np.allclose(fit_rotation("hashing:32", texts).matrix, rotation.matrix)
+
+
+def near_pairs(n, dim, seed=0):
+    """Vectors in pairs that are alike in the part with the lesser energy."""
+    rng = np.random.default_rng(seed)
+    noise, alike = rng.standard_normal((n, dim // 2)), np.repeat(rng.standard_normal((n // 2, dim // 2)), 2, axis=0)
+    return np.concatenate([noise, 0.9 * alike], axis=1) @ np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+
+
+def test_neighbours_are_near_in_prefixes_rather_than_energy_kept():
+    vectors = normalize(near_pairs(2000, 64))
+    axes, rotation = fit_rotation(None, vectors, method="axes"), fit_rotation(None, vectors)
+
+    def partner_is_nearest(rotated, dims):
+        short = normalize(rotated[:, :dims])
+        scores = short @ short.T
+        np.fill_diagonal(scores, -1)
+        return np.mean(scores.argmax(axis=1) == np.arange(len(short)) ^ 1)
+
+    for dims in (16, 32):
+        assert partner_is_nearest(rotation.apply(vectors), dims) > partner_is_nearest(axes.apply(vectors), dims) + 0.2
+        assert rotation.kept_energy(dims) < axes.kept_energy(dims)
+    assert np.allclose(np.square(rotation.apply(vectors)).mean(axis=0), rotation.energy, atol=1e-6)
+    assert rotation.fitted_on == 2000 and rotation.energy.sum() == pytest.approx(1)
+    assert np.abs(rotation.apply(vectors) @ rotation.apply(vectors).T - vectors @ vectors.T).max() < 1e-5
+
+
+def test_prefixes_that_are_asked_for():
+    vectors = normalize(near_pairs(1000, 24))
+    axes = fit_rotation(None, vectors, method="axes").fingerprint
+    assert fit_rotation(None, vectors).fingerprint == axes  # a half of 24 is too short to be searched
+    assert fit_rotation(None, vectors, dims=[24]).fingerprint == axes  # and the whole is not turned
+    assert fit_rotation(None, vectors, dims=[12]).fingerprint != axes
+    assert fit_rotation(None, vectors[:499], dims=[12]).fingerprint == (
+        fit_rotation(None, vectors[:499], method="axes").fingerprint
+    )
+
+
+def test_neighbours_are_looked_for_among_a_part_drawn_evenly(monkeypatch):
+    monkeypatch.setattr(rotation_fitting, "_KEPT_BYTES", 4 * 16 * 600)
+    fit = rotation_fitting.RotationFit(16, [8])
+    vectors = normalize(clustered(9000, 16)) + np.float32(0)
+    vectors[::3] = 0
+    for part in np.array_split(vectors, 11):
+        fit.add(part)
+    assert fit.count == 9000 and fit._kept.shape == (600, 16)
+    places = (fit._kept @ vectors.T).argmax(axis=1).tolist()
+    assert np.abs(np.linalg.norm(fit._kept, axis=1) - 1).max() < 1e-6
+    assert len(set(places)) == 600 and places == sorted(places)
+    assert 230 < sum(place < 4500 for place in places) < 370  # 300 are expected, 12 are a standard deviation
 
 
 def test_fewer_vectors_than_dims_still_make_a_rotation():
@@ -127,6 +178,21 @@ def test_every_damaged_byte_is_found():
 def test_bad_samples(encoder, sample, error, match):
     with pytest.raises(error, match=match):
         fit_rotation(encoder, sample)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"method": "pca"}, InvalidInput, "'pca'.*'neighbours' or 'axes'"),
+        ({"dims": [9]}, DimensionError, "9.*8 components"),
+        ({"dims": [0]}, InvalidInput, "0"),
+        ({"dims": [2.5]}, InvalidInput, "2.5"),
+        ({"batch_size": 0}, InvalidInput, "batch_size"),
+    ],
+)
+def test_bad_options(options, error, match):
+    with pytest.raises(error, match=match):
+        fit_rotation(None, clustered(100, 8), **options)
 
 
 def test_what_is_no_rotation_is_refused():

@@ -91,7 +91,7 @@ def test_equal_input_gives_an_equal_matrix_and_the_seed_counts(monkeypatch):
 
 def test_of_many_axes_the_last_stay(monkeypatch):
     monkeypatch.setattr(turning, "_STEPS", 20)
-    monkeypatch.setattr(turning, "_REACH", 24)
+    monkeypatch.setattr(turning, "LONGEST", 24)
     sample = misleading(LEAST, np.random.default_rng(3))
     axes = axes_of(sample)
     matrix = turned(axes, sample, (16,))

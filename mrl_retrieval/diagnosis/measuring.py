@@ -13,7 +13,8 @@ from ..errors import InvalidInput
 from ..matryoshka import FloatArray, ladder, normalize, prefix
 from ..metrics import ndcg_at_k
 from ..progress import progress_report
-from ..rotation import Rotation, SecondMoment, warn_of_few
+from ..rotation import Rotation
+from ..rotation_fitting import RotationFit, warn_of_few
 from ..settings import check_positive
 from .report import DimsReport, TruncationReport
 
@@ -85,8 +86,13 @@ def diagnose_vectors(
     dims: Sequence[int] | None = None,
     k: int = 10,
     candidates: int = 100,
+    rotation: Rotation | None = None,
 ) -> TruncationReport:
-    """The same for vectors ``(N, D)`` and ``(Q, D)`` that are there already."""
+    """The same for vectors ``(N, D)`` and ``(Q, D)`` that are there already.
+
+    Args:
+        rotation: the one to measure; None: one that is fitted on the documents.
+    """
     _check(documents, queries, ids, judgements, k, candidates)
     corpus, pseudo = normalize(documents), queries is None
     if queries is None:
@@ -96,9 +102,10 @@ def diagnose_vectors(
         asked = normalize(queries)
     full = corpus.shape[1]
     lengths = ladder(full, dims)
-    moment = SecondMoment(full)
-    moment.add(corpus)
-    rotation = moment.rotation()
+    if rotation is None:
+        fit = RotationFit(full, lengths)
+        fit.add(corpus)
+        rotation = fit.rotation()
     gains = None if judgements is None else _Gains(list(ids or ()), judgements, k)
     truth = [order[:k] for order in _nearest(asked, corpus, k)]
     rows = [

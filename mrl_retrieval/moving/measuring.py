@@ -12,7 +12,8 @@ from ..backend import Backend
 from ..diagnosis import diagnose_vectors
 from ..errors import InvalidInput
 from ..matryoshka import FloatArray
-from ..rotation import PER_DIM, Rotation, SecondMoment
+from ..rotation import Rotation
+from ..rotation_fitting import PER_DIM, RotationFit
 
 __all__ = ["Measurement", "fitted", "given", "measured", "measured_on"]
 
@@ -59,16 +60,17 @@ def fitted(current: Backend, before: Rotation | None, size: int) -> Rotation:
     Raises:
         InvalidInput: there are fewer than ten for each dim.
     """
-    moment = SecondMoment(current.manifest.fine_dims)
+    manifest = current.manifest
+    fit = RotationFit(manifest.fine_dims, [manifest.coarse_dims, *manifest.funnel_dims])
     for batch in current.scan(vectors=True, documents=False, batch_size=size):
         if batch.vectors is not None:
-            moment.add(given(batch.vectors[batch.has_vector], before))
-    if moment.count < PER_DIM * moment.dim:
+            fit.add(given(batch.vectors[batch.has_vector], before))
+    if fit.count < PER_DIM * fit.dim:
         raise InvalidInput(
-            f"{current.address} has {moment.count:,} vectors, expected {PER_DIM * moment.dim:,} at least to fit a "
-            f"rotation of {moment.dim} dims on: index more first, or pass one that was fitted on more texts of the kind"
+            f"{current.address} has {fit.count:,} vectors, expected {PER_DIM * fit.dim:,} at least to fit a "
+            f"rotation of {fit.dim} dims on: index more first, or pass one that was fitted on more texts of the kind"
         )
-    return moment.rotation()
+    return fit.rotation()
 
 
 def measured(current: Backend, before: Rotation | None, size: int) -> Measurement:

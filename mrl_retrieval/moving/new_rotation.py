@@ -15,7 +15,8 @@ from ..encoder import Encoder
 from ..errors import InvalidInput
 from ..long_texts import OnLong, encode_long
 from ..matryoshka import FloatArray
-from ..rotation import PER_DIM, Rotation, fit_rotation
+from ..rotation import Rotation
+from ..rotation_fitting import PER_DIM, fit_rotation
 from ..settings import NotGiven
 from .measuring import Measurement, measured_on
 
@@ -133,7 +134,7 @@ def rotation_for(
         long += beyond
     sample = np.concatenate(vectors)
     measurement = measured_on(sample, sample, coarse_dims, texts)
-    rotation = fit_rotation(None, sample) if measurement.helps else None
+    rotation = fit_rotation(None, sample, dims=[coarse_dims]) if measurement.helps else None
     logger.info(
         "%.4f of the true top 10 in 100 candidates, rotated %.4f, over %d documents",
         measurement.coverage,

@@ -8,7 +8,7 @@ from mrl_retrieval.diagnosis import DimsReport, TruncationReport, diagnose_vecto
 from mrl_retrieval.errors import DimensionError, EncoderError, InvalidInput
 from mrl_retrieval.matryoshka import normalize, prefix
 from mrl_retrieval.metrics import coverage, ndcg_at_k
-from mrl_retrieval.rotation import fit_rotation
+from mrl_retrieval.rotation_fitting import fit_rotation
 from mrl_retrieval.scoring import exact_search
 
 
