@@ -43,7 +43,7 @@ def least_queries(target: float, confidence: float) -> int:
     """How many queries prove the target if every one of them finds everything; fewer never do.
 
     >>> least_queries(0.99, 0.95)
-    397
+    381
     """
     needed = Shares([1.0]).needed(target, confidence)
     assert needed is not None
