@@ -15,7 +15,9 @@ def made(count: int, seed: int, centres: int = 60) -> FloatArray:
     middle = np.random.default_rng(99).normal(size=(centres, DIM))
     draw = np.random.default_rng(seed)
     spread = np.linspace(0.5, 1.0, DIM)
-    return normalize((middle[draw.integers(centres, size=count)] + spread * draw.normal(size=(count, DIM))).astype("f4"))
+    return normalize(
+        (middle[draw.integers(centres, size=count)] + spread * draw.normal(size=(count, DIM))).astype("f4")
+    )
 
 
 def collection(backend: str, count: int = 3000, **settings: object) -> MatryoshkaRetriever:

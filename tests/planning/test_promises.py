@@ -41,9 +41,7 @@ def kept(ranks: Ranks, target: float, *, bounded: bool) -> int:
 
 def chance(successes: int) -> float:
     """That no more than so many of the splits keep a promise that is kept with the confidence."""
-    return sum(
-        math.comb(SPLITS, i) * CONFIDENCE**i * (1 - CONFIDENCE) ** (SPLITS - i) for i in range(successes + 1)
-    )
+    return sum(math.comb(SPLITS, i) * CONFIDENCE**i * (1 - CONFIDENCE) ** (SPLITS - i) for i in range(successes + 1))
 
 
 @pytest.mark.parametrize("target", [0.9, 0.95, 0.98])
