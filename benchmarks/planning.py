@@ -35,7 +35,7 @@ TARGETS = (0.90, 0.95, 0.99, 0.999)
 CONFIDENCE, K = 0.95, 10
 MAX_QUERIES = 8000
 ROWS, QUERIES = 100_000, 1_000
-_GRID = 1.15
+_GRID = 1.2
 _START, _END = "<!-- printed by python -m benchmarks planning -->", "<!-- end -->"
 _PAGE = PAGE.with_name("planning.md")
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from .. import rotations
 from ..backend import Backend
 from ..confidence import Shares, check_confidence
-from ..errors import InvalidInput
+from ..errors import BackendError, BackendUnavailable, InvalidInput, LockTimeout
 from ..manifest import Manifest
 from ..moving.switching import replace_manifest
 from ..settings import check_positive, check_recall
+from ..two_stage import SearchRequest, Stage
 from .advice import advised
 from .costs import Costs, timed
 from .frontier import frontier
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 Budget = Literal["latency", "memory"]
 
-MOST_CANDIDATES = 4096
-"""That are tried, or four for each hit, where those are more."""
+MOST_CANDIDATES = 10_000
+"""That are tried, or four for each hit, where those are more; fewer where the database refuses so many."""
 
 _RATIO = 1.08
 """How much cheaper each setting of a path of searches is than the one before."""
@@ -92,7 +93,7 @@ def plan_collection(
     manifest = backend.manifest
     least = goal.k + (sample.own is not None)
     vectors = check_rows(backend, least)
-    cap = min(vectors, max(MOST_CANDIDATES, 4 * goal.k))
+    cap = _most_allowed(backend, sample, goal.k, least, min(vectors, max(MOST_CANDIDATES, 4 * goal.k)))
     timings = costs or timed(backend, sample.vectors, goal.k, least, cap)
     price = timings if goal.budget == "latency" else _by_candidates(least, cap)
     most = price.most_below(price.flat, least, cap)
@@ -116,7 +117,7 @@ def plan_collection(
         coarse_dims=manifest.coarse_dims,
         coarse_top_k=proof.candidates,
         recall=proof.shares.mean,
-        bound=proof.shares.lower(goal.confidence),
+        bound=_bound(proof, goal),
         tried=proof.deepest,
         needed_queries=needed,
         queries=len(sample.vectors),
@@ -129,6 +130,24 @@ def plan_collection(
         advice=advised(rows, manifest, goal.target, goal.budget == "memory", vectors, str(backend.address)),
     )
     return _stored(backend, manifest, plan) if store else plan
+
+
+def _most_allowed(backend: Backend, sample: QuerySample, k: int, least: int, most: int) -> int:
+    """As many candidates as the database gives: servers may have limits of their own."""
+    manifest = backend.manifest
+    while True:
+        stages = (Stage(manifest.coarse_dims, most), Stage(manifest.fine_dims, k))
+        try:
+            backend.search(SearchRequest(sample.vectors[:1], stages))
+        except (BackendUnavailable, LockTimeout):
+            raise
+        except BackendError as error:
+            if most == least:
+                raise
+            logger.info("%s gives fewer than %d candidates: %s", backend.address, most, error)
+            most = max(most // 2, least)
+        else:
+            return most
 
 
 def _by_candidates(least: int, most: int) -> Costs:
@@ -160,6 +179,12 @@ def _proof(
         return proof
     # It was proved before all queries were asked; what all of them find is told too.
     return replace(proof, shares=shares_of(searched(backend, sample, truth, proof.candidates), goal.k))
+
+
+def _bound(proof: Proof, goal: Goal) -> float:
+    """A target that was proved before all queries were asked stays proved: one may look after every query."""
+    bound = proof.shares.lower(goal.confidence)
+    return bound if proof.candidates is None else max(bound, goal.target)
 
 
 def _verdict(proof: Proof, goal: Goal, most: int | None, cap: int, queries: int) -> tuple[Verdict, int | None]:

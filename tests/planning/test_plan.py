@@ -17,6 +17,7 @@ from mrl_retrieval.planning import planner as module
 from mrl_retrieval.planning.costs import Costs
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.stored_plan import staleness
+from mrl_retrieval.two_stage import Ranking, SearchRequest
 
 from .corpus import COARSE, DIM, collection, made
 
@@ -118,6 +119,24 @@ def test_no_setting_may_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert plan.verdict == "unreachable" and plan.tried == 40 and "No setting reaches" in plan.reason
         assert plan.recall < 0.99 and not plan.stored
         assert limits(kb)[0] == first.coarse_top_k, "the plan before stays"
+
+
+@pytest.mark.usefixtures("dear")
+def test_what_a_database_refuses_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    with collection("memory:") as kb:
+        search = kb.backend.search
+
+        def strict(request: SearchRequest) -> list[Ranking]:
+            if request.stages[0].limit > 100:
+                raise errors.NotSupported("no more than 100 candidates")
+            return search(request)
+
+        monkeypatch.setattr(kb.backend, "search", strict)
+        plan = kb.plan(0.99, queries=made(1000, 2))
+        assert plan.verdict == "unreachable" and 50 < plan.tried <= 100
+        monkeypatch.setattr(kb.backend, "search", lambda _: (_ for _ in ()).throw(errors.BackendUnavailable("away")))
+        with pytest.raises(errors.BackendUnavailable, match="away"):
+            kb.plan(0.99, queries=made(1000, 2))
 
 
 @pytest.mark.usefixtures("dear")
