@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import canaries, encoding, quality, speed, truncation
+from benchmarks import canaries, encoding, planning, quality, speed, truncation
 from benchmarks.datasets import require_data
 from benchmarks.report import machine
 
 PARTS = {
     "quality": quality,
     "truncation": truncation,
+    "planning": planning,
     "speed": speed,
     "canaries": canaries,
     "encoding": encoding,

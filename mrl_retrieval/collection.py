@@ -159,6 +159,12 @@ class Collection:
             self._rotation = rotations.load(self.backend, manifest)
         return self._rotation
 
+    def take_plan(self) -> None:
+        """Go on with the plan that is stored now."""
+        with self._lock:
+            if self._manifest is not None:
+                self._manifest = self._manifest.with_plan(self.backend.manifest.plan)
+
     def check_current(self, *, writing: bool) -> None:
         """Look whether the collection is still the one this object knows.
 

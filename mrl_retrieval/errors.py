@@ -10,6 +10,7 @@
     │   ├── MemoryBudgetError            nothing that was asked for fits the memory budget
     │   ├── FilterError                  unknown operator, wrong operand, order across types
     │   ├── TruncationError              a prefix that its model was not trained for, with strict=True
+    │   ├── TooFewQueries                too few queries to prove what was asked for; says how many are needed
     │   ├── TextTooLongError             a text beyond the encoder's context, and nothing says to cut it
     │   └── AddressError                 a backend address that cannot be read
     ├── UnknownNameError (LookupError)   no backend or encoder of that name
@@ -25,7 +26,7 @@
     │   │   └── NewerFormatError         written by a newer version of this library
     │   ├── CollectionMismatchError      made with other dims or settings
     │   │   └── ModelMismatchError       made with another encoder
-    │   ├── NothingLearned               a recall was asked for before a depth for it was learned
+    │   ├── NothingLearned               a recall or a plan was asked for before it was learned
     │   ├── ConflictError                somebody else changed the manifest meanwhile
     │   └── CorruptionError              stored data fails its checksum
     └── BackendError                     the database failed; its own words are in the message
@@ -70,6 +71,7 @@ __all__ = [
     "NothingLearned",
     "PluginError",
     "TextTooLongError",
+    "TooFewQueries",
     "TruncationError",
     "UnknownNameError",
 ]
@@ -111,6 +113,14 @@ class FilterError(InvalidInput):
 
 class TextTooLongError(InvalidInput):
     """A text is longer than the encoder's context; ``on_long="error"`` was asked for, or its server refuses it."""
+
+
+class TooFewQueries(InvalidInput):
+    """So few queries cannot prove a recall, whatever they find; ``needed`` is how many may."""
+
+    def __init__(self, message: str, needed: int) -> None:
+        super().__init__(message)
+        self.needed = needed
 
 
 class TruncationError(InvalidInput):

@@ -22,7 +22,7 @@ from .long_texts import TextEncoding
 from .manifest import Manifest
 from .matryoshka import FloatArray, as_vectors, number_of_axes, prefix
 from .searching import PreparedSearch, PreparedSearches, SearchOptions
-from .settings import NOT_GIVEN, NotGiven, StageSpec, check_positive
+from .settings import NOT_GIVEN, CandidateCount, NotGiven, StageSpec, check_positive
 
 if TYPE_CHECKING:
     from .coarse.depth import LearnedDepth
@@ -53,7 +53,7 @@ class CollectionReader:
         query: str,
         top_k: int | NotGiven = NOT_GIVEN,
         *,
-        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        coarse_top_k: CandidateCount | NotGiven = NOT_GIVEN,
         filter: Mapping[str, Any] | Filter | None = None,
         exact: bool = False,
         stages: StageSpec | None = None,
@@ -66,7 +66,8 @@ class CollectionReader:
         Args:
             query: the text.
             top_k: hits wanted.
-            coarse_top_k: candidates of the coarse stage.
+            coarse_top_k: candidates of the coarse stage; ``"auto"``: as :meth:`plan` found, which is the default too
+                once there is a plan.
             filter: only rows whose metadata match; see :mod:`mrl_retrieval.filters`.
             exact: score every stored vector: the answer that everything else can be checked against. There are no
                 candidates then, and ``coarse_top_k`` and ``stages`` play no part.
@@ -80,7 +81,7 @@ class CollectionReader:
             InvalidInput: a number, the filter or the query cannot be used.
             EncoderRequired: there is no encoder.
             ModelMismatchError: the collection was made with another encoder.
-            NothingLearned: ``recall`` was given before a depth for it was learned.
+            NothingLearned: ``recall`` was given before a depth for it was learned, or ``"auto"`` before a plan.
         """
         if not isinstance(query, str):
             raise InvalidInput(f"query is {type(query).__name__}, expected str; for several use search_batch")
@@ -188,19 +189,7 @@ class CollectionReader:
         self._collection.check_current(writing=False)
         if queries is None:
             return cast("LearnedDepth", self._backend.learn_depth(None, k))
-        if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
-            raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or vectors (Q, D)")
-        if not isinstance(queries, Sized):
-            queries = list(queries)
-        if not len(queries):
-            raise InvalidInput("queries is empty; pass a few hundred texts, or vectors (Q, D), or None")
-        if isinstance(next(iter(queries)), str):
-            texts = [check_query(text, i) for i, text in enumerate(queries)]
-            queries = self._encode(self._collection.verified_encoder(), texts, queries=True)
-        vectors = as_vectors(queries, dim=manifest.dim, what="query vectors")
-        return cast(
-            "LearnedDepth", self._backend.learn_depth(prefix(self._collection.turned(vectors), manifest.fine_dims), k)
-        )
+        return cast("LearnedDepth", self._backend.learn_depth(self._query_vectors(queries, manifest), k))
 
     @property
     def backend(self) -> Backend:
@@ -222,7 +211,22 @@ class CollectionReader:
         """How many texts beyond the encoder's context this retriever has met."""
         return self._encode.long_texts
 
+    def _query_vectors(self, queries: Any, manifest: Manifest) -> FloatArray:
+        """Texts, or full embeddings, as the collection stores vectors: (Q, fine_dims)."""
+        if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
+            raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or vectors (Q, D)")
+        if not isinstance(queries, Sized):
+            queries = list(queries)
+        if not len(queries):
+            raise InvalidInput("queries is empty; pass a few hundred texts, or vectors (Q, D), or None")
+        if isinstance(next(iter(queries)), str):
+            texts = [check_query(text, i) for i, text in enumerate(queries)]
+            queries = self._encode(self._collection.verified_encoder(), texts, queries=True)
+        vectors = as_vectors(queries, dim=manifest.dim, what="query vectors")
+        return prefix(self._collection.turned(vectors), manifest.fine_dims)
+
     def _run(self, search: PreparedSearch, vectors: FloatArray) -> list[SearchResult]:
+        self._searches.look_at_plan(search.manifest, self._backend)
         return search.run(self._backend, self._collection.turned(vectors))
 
     def _turned_back(self, row: Row) -> Row:

@@ -20,18 +20,18 @@ from .generations import base_of, open_current
 from .indexing import input_batches
 from .long_texts import OnLong, TextEncoding
 from .moving.copying import CopyReport, copy_collection
+from .plans import PlannedReader
 from .progress import progress_report
-from .reading import CollectionReader
 from .registry import open_backend
 from .rotation import Rotation
 from .searching import PreparedSearches
-from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
+from .settings import NOT_GIVEN, CandidateCount, NotGiven, SearchSettings, StageSpec, check_positive
 from .writing import Writer
 
 __all__ = ["MatryoshkaRetriever"]
 
 
-class MatryoshkaRetriever(CollectionReader):
+class MatryoshkaRetriever(PlannedReader):
     """Two-stage retrieval over one collection. Thread-safe.
 
     Args:
@@ -43,7 +43,8 @@ class MatryoshkaRetriever(CollectionReader):
             ``?collection=NAME`` if wanted; or a :class:`~mrl_retrieval.backend.Backend`.
         coarse_dims: length of the prefixes that the coarse stage searches (64); clamped to the vectors' length.
         fine_dims: length of the vectors that are stored and reranked with; None: all of the encoder's.
-        coarse_top_k: candidates of the coarse stage (200, or four for each hit where more hits are asked for).
+        coarse_top_k: candidates of the coarse stage (what the collection's plan says, see :meth:`plan`; else 200, or
+            four for each hit where more hits are asked for). ``"auto"``: the plan's, or an error.
         final_top_k: hits of a search (10).
         stages: a funnel instead of ``coarse_dims`` and ``coarse_top_k``: ``[(64, 400), (128, 100)]``.
         dim: full length of the vectors where ``encoder=None``; not given, the first vector fixes it.
@@ -75,7 +76,7 @@ class MatryoshkaRetriever(CollectionReader):
         *,
         coarse_dims: int | NotGiven = NOT_GIVEN,
         fine_dims: int | None = None,
-        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        coarse_top_k: CandidateCount | NotGiven = NOT_GIVEN,
         final_top_k: int | NotGiven = NOT_GIVEN,
         stages: StageSpec | None = None,
         dim: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,8 +15,11 @@ from .errors import NothingLearned
 from .filters import Filter, parse_filter
 from .manifest import Manifest
 from .matryoshka import FloatArray, prefix
-from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_recall
+from .settings import NOT_GIVEN, CandidateCount, NotGiven, SearchSettings, StageSpec, check_recall
+from .stored_plan import DEFAULT_COARSE_TOP_K, PER_HIT, staleness
 from .two_stage import Ranking, SearchRequest, Stage
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["PreparedSearch", "PreparedSearches", "SearchOptions"]
 
@@ -30,7 +34,7 @@ _KEPT = 64
 class SearchOptions(TypedDict, total=False):
     """What every search takes; see :meth:`mrl_retrieval.MatryoshkaRetriever.search`."""
 
-    coarse_top_k: int | NotGiven
+    coarse_top_k: CandidateCount | NotGiven
     filter: Mapping[str, Any] | Filter | None
     exact: bool
     stages: StageSpec | None
@@ -55,7 +59,7 @@ class PreparedSearch:
         manifest: Manifest | None,
         top_k: int | NotGiven,
         *,
-        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        coarse_top_k: CandidateCount | NotGiven = NOT_GIVEN,
         filter: Mapping[str, Any] | Filter | None = None,
         exact: bool = False,
         stages: StageSpec | None = None,
@@ -67,6 +71,7 @@ class PreparedSearch:
         Raises:
             InvalidInput: a number, a funnel or the filter cannot be used, collection or not.
             CollectionMismatchError: the funnel does not begin where the collection does.
+            NothingLearned: the stored plan was asked for, and there is none.
         """
         funnel = NOT_GIVEN if stages is None else stages
         settings = SearchSettings.checked(coarse_top_k, top_k, funnel, top_k_name="top_k")
@@ -78,6 +83,8 @@ class PreparedSearch:
         if manifest is None:
             return None
         resolved = settings.resolve(made, manifest, exact=exact)
+        if recall is not None and len(resolved) == 1:  # the plan is to search flat, but a depth was asked for
+            resolved = (Stage(manifest.coarse_dims, max(DEFAULT_COARSE_TOP_K, PER_HIT * resolved[0].limit)), *resolved)
         return cls(manifest, resolved, parsed, recall, explain)
 
     def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
@@ -111,6 +118,15 @@ class PreparedSearches:
     def __init__(self, made: SearchSettings) -> None:
         self._made = made
         self._kept: dict[tuple[Any, ...], PreparedSearch] = {}
+        self._held_to: Manifest | None = None
+
+    def look_at_plan(self, manifest: Manifest, backend: Backend) -> None:
+        """Say once, of each plan, that the collection has outgrown it."""
+        if manifest.plan is None or manifest is self._held_to:
+            return
+        self._held_to = manifest
+        if why := staleness(manifest.plan, backend.count()):
+            logger.warning("the search plan of %s may not hold any more: %s", backend.address, why)
 
     def prepare(
         self, manifest: Manifest | None, top_k: int | NotGiven, options: SearchOptions

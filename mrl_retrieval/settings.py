@@ -9,15 +9,25 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
-from .errors import CollectionMismatchError, DimensionError, InvalidInput
+from .errors import CollectionMismatchError, DimensionError, InvalidInput, NothingLearned
 from .manifest import Manifest
+from .stored_plan import DEFAULT_COARSE_TOP_K, PER_HIT, planned_stages
 from .two_stage import Stage
 
-__all__ = ["NOT_GIVEN", "NotGiven", "SearchSettings", "StageSpec", "check_positive", "check_recall"]
+__all__ = [
+    "AUTO",
+    "NOT_GIVEN",
+    "CandidateCount",
+    "NotGiven",
+    "SearchSettings",
+    "StageSpec",
+    "check_positive",
+    "check_recall",
+]
 
 StageSpec = Sequence[tuple[int, int]]
 """A funnel as the user writes it: ``[(dims, keep), …]``, from short to long."""
@@ -34,8 +44,12 @@ class NotGiven(enum.Enum):
 
 NOT_GIVEN: Final = NotGiven.token
 
+AUTO: Final = "auto"
+"""As ``coarse_top_k``: what the collection's stored plan says."""
+
+CandidateCount = int | Literal["auto"]
+
 DEFAULT_COARSE_DIMS = 64
-DEFAULT_COARSE_TOP_K = 200
 DEFAULT_FINAL_TOP_K = 10
 
 
@@ -54,7 +68,7 @@ def check_positive(value: Any, name: str) -> int:
 class SearchSettings:
     """What a constructor or a call said about the search; each field may be :data:`NOT_GIVEN`."""
 
-    coarse_top_k: int | NotGiven = NOT_GIVEN
+    coarse_top_k: CandidateCount | NotGiven = NOT_GIVEN
     final_top_k: int | NotGiven = NOT_GIVEN
     stages: tuple[Stage, ...] | NotGiven = NOT_GIVEN
 
@@ -74,7 +88,7 @@ class SearchSettings:
             InvalidInput: a number below 1, ``coarse_top_k`` below the hits asked for, or a funnel that widens.
             TypeError: ``stages`` together with ``coarse_dims`` or ``coarse_top_k``: they say the same thing twice.
         """
-        if coarse_top_k is not NOT_GIVEN:
+        if coarse_top_k is not NOT_GIVEN and not is_auto(coarse_top_k):
             coarse_top_k = check_positive(coarse_top_k, "coarse_top_k")
         if final_top_k is not NOT_GIVEN:
             final_top_k = check_positive(final_top_k, top_k_name)
@@ -84,7 +98,8 @@ class SearchSettings:
             stages = _check_funnel(stages)
         else:
             stages = NOT_GIVEN
-        if coarse_top_k is not NOT_GIVEN and final_top_k is not NOT_GIVEN and coarse_top_k < final_top_k:
+        fixed = coarse_top_k is not NOT_GIVEN and not is_auto(coarse_top_k)
+        if fixed and final_top_k is not NOT_GIVEN and coarse_top_k < final_top_k:
             raise InvalidInput(
                 f"coarse_top_k={coarse_top_k} is below {top_k_name}={final_top_k}: the candidates must be at least "
                 f"as many as the hits; raise coarse_top_k to several times {final_top_k}"
@@ -97,6 +112,7 @@ class SearchSettings:
         Raises:
             InvalidInput: fewer candidates than hits were asked for.
             CollectionMismatchError: the funnel begins at a prefix that this collection does not index.
+            NothingLearned: the stored plan was asked for, and there is none.
         """
         plan = manifest.plan or {}
         k: int = _first(self.final_top_k, made.final_top_k, plan.get("final_top_k"), DEFAULT_FINAL_TOP_K)
@@ -104,6 +120,8 @@ class SearchSettings:
         if exact:
             return (last,)
         funnel = self._funnel(made, plan, manifest, k)
+        if not funnel:
+            return (last,)
         if funnel[0].dims != manifest.coarse_dims:
             raise CollectionMismatchError(
                 f"the first stage searches {funnel[0].dims} dims, this collection indexes {manifest.coarse_dims}: "
@@ -123,15 +141,28 @@ class SearchSettings:
             if not isinstance(given.stages, NotGiven):
                 clamped = [Stage(min(s.dims, manifest.fine_dims), s.limit) for s in given.stages]
                 return tuple(clamped)
+            if given.coarse_top_k == AUTO:
+                if "coarse_top_k" not in plan:
+                    raise NothingLearned(
+                        "coarse_top_k='auto' asks for the collection's plan, and none is stored: make one with plan() "
+                        "(mrl plan), or give a number"
+                    )
+                break
             if not isinstance(given.coarse_top_k, NotGiven):
-                return (Stage(manifest.coarse_dims, given.coarse_top_k),)
+                return (Stage(manifest.coarse_dims, int(given.coarse_top_k)),)
+        if "coarse_top_k" in plan:
+            return planned_stages(plan, manifest.coarse_dims, k)
         # Nobody fixed a number: never fewer than a few candidates for each hit.
-        wanted = int(plan.get("coarse_top_k") or DEFAULT_COARSE_TOP_K)
-        return (Stage(manifest.coarse_dims, max(wanted, 4 * k)),)
+        return (Stage(manifest.coarse_dims, max(DEFAULT_COARSE_TOP_K, PER_HIT * k)),)
 
 
 def _first(*values: Any) -> Any:
     return next(v for v in values if v is not NOT_GIVEN and v is not None)
+
+
+def is_auto(value: Any) -> bool:
+    """Whether the stored plan is asked for."""
+    return isinstance(value, str) and value == AUTO
 
 
 def _check_funnel(stages: Any) -> tuple[Stage, ...]:
@@ -154,14 +185,14 @@ def _check_funnel(stages: Any) -> tuple[Stage, ...]:
     return funnel
 
 
-def check_recall(recall: Any) -> float:
+def check_recall(recall: Any, name: str = "recall") -> float:
     """Return ``recall`` if it is a number between 0 and 1, both excluded.
 
     Raises:
         InvalidInput: it is not.
     """
     if isinstance(recall, bool) or not isinstance(recall, (int, float, np.floating)) or not 0 < recall < 1:
-        raise InvalidInput(f"recall is a share between 0 and 1, for instance 0.99, not {recall!r}")
+        raise InvalidInput(f"{name} is a share between 0 and 1, for instance 0.99, not {recall!r}")
     return float(recall)
 
 

@@ -12,6 +12,7 @@ from mrl_retrieval.manifest import Manifest
 
 from .arguments import add_options
 from .output import Output, on_one_line, plural, readable_bytes
+from .planned import plan_lines
 from .rotation import measured_line
 
 __all__ = ["add_parsers"]
@@ -63,6 +64,7 @@ def describe(backend: Backend, manifest: Manifest, stats: BackendStats) -> dict[
         "metric": manifest.metric,
         "rotation": manifest.rotation,
         "rotation_measured": manifest.rotation_measured,
+        "plan": manifest.plan,
         "fine_dtype": able.vector_dtype,
         "encoder": None if manifest.encoder is None else manifest.encoder.to_json(),
         "bytes": dict(stats.bytes),
@@ -102,6 +104,8 @@ def _print(output: Output, value: dict[str, Any]) -> None:
         field("rotation", f"{rotation['fingerprint']}, fitted on {rotation['fitted_on']:,} vectors")
     if measured:
         field("" if rotation else "rotation", ("" if rotation else "none: ") + measured_line(measured))
+    for number, line in enumerate(plan_lines(value["plan"], value["rows"])):
+        field("" if number else "plan", line)
     if encoder is None:
         field("encoder", "none: vectors were given")
     else:

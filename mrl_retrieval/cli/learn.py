@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mrl_retrieval.errors import InvalidInput
 from mrl_retrieval.retriever import MatryoshkaRetriever
 
 from .arguments import add_options, positive
 from .output import Output
+from .questions import questions
 
 __all__ = ["add_parsers"]
 
@@ -43,7 +43,7 @@ def add_parsers(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Learn, and print what each depth holds."""
-    queries = None if arguments.queries is None else _questions(arguments.queries)
+    queries = None if arguments.queries is None else questions(arguments.queries)
     options = dict(arguments.option)
     with MatryoshkaRetriever.open(arguments.address, encoder=arguments.encoder, backend_options=options) as retriever:
         learned = retriever.learn_depth(queries, top_k=arguments.top_k)
@@ -61,17 +61,3 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     source = "documents" if queries is None else "questions"
     output.line(output.dim(f"learned from {learned.queries:,} {source}, for {learned.k} hits at most, at {address}"))
     return 0
-
-
-def _questions(path: Path) -> list[str]:
-    """The lines of a file that are not empty."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path} is not text in UTF-8 ({error}): pass a file with one question a line") from error
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
-    questions = [line.strip() for line in lines if line.strip()]
-    if not questions:
-        raise InvalidInput(f"{path} has no line that is not empty, expected one question a line")
-    return questions
