@@ -117,7 +117,7 @@ def read_rows(
     if source.kind == "jsonl":
         yield from _json_rows(source, encoding, position)
     else:
-        quoting = csv.QUOTE_NONE if literal_tsv and source.kind == "tsv" else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if literal_tsv and source.kind == "tsv" else csv.QUOTE_MINIMAL
         yield from _csv_rows(source, encoding, position, quoting)
 
 
