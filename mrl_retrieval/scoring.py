@@ -7,7 +7,7 @@ as a reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ from .matryoshka import FloatArray, normalize
 
 IndexArray = npt.NDArray[np.intp]
 
-__all__ = ["IndexArray", "cosine_scores", "exact_search", "rank", "top_k"]
+__all__ = ["IndexArray", "cosine_scores", "exact_search", "nearest_places", "rank", "top_k"]
+
+_QUERIES_AT_ONCE = 64
 
 
 def cosine_scores(query: FloatArray, vectors: npt.NDArray[np.float32], dim: int | None = None) -> FloatArray:
@@ -77,3 +79,20 @@ def exact_search(
     d = queries.shape[1] if dim is None else dim
     left, right = (normalize(side[:, :d]).astype(np.float64) for side in (queries, vectors))
     return [top_k(row.astype(np.float32), ids, k) for row in left @ right.T]
+
+
+def nearest_places(queries: FloatArray, vectors: FloatArray, count: int) -> Iterator[IndexArray]:
+    """Places of the best ``count`` of ``(N, D)`` by dot product for each of ``(Q, D)``, best first.
+
+    Equal scores come in the order of their places, those at the boundary too.
+
+    >>> [places.tolist() for places in nearest_places(np.eye(2), np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]), 2)]
+    [[1, 2], [0, 1]]
+    """
+    count = min(count, len(vectors))
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        for scores in queries[start : start + _QUERIES_AT_ONCE] @ vectors.T:
+            # Everything that ties with the last one stays in, so that places decide and not the partition.
+            last = np.partition(scores, len(scores) - count)[len(scores) - count]
+            near = np.flatnonzero(scores >= last)
+            yield near[np.argsort(-scores[near], kind="stable")[:count]]

@@ -23,6 +23,7 @@ from . import (
     demo,
     diagnose,
     embed,
+    evaluate,
     index,
     info,
     learn,
@@ -71,7 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mrl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for module in (
-        index, search, embed, learn, plan, info, manage, upkeep, take, move, reindex, rotate, models, diagnose, demo,
+        index, search, embed, learn, plan, info, manage, upkeep, take, move, reindex, rotate, models, diagnose,
+        evaluate, demo,
     ):  # fmt: skip
         module.add_parsers(commands)
     return parser

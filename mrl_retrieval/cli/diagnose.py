@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +11,13 @@ from typing import Any
 from mrl_retrieval.diagnosis import diagnose
 from mrl_retrieval.errors import InvalidInput
 from mrl_retrieval.ingest import RecordOptions, find_files
-from mrl_retrieval.ingest.reading import read_lines
+from mrl_retrieval.ingest.qrels import read_qrels
 from mrl_retrieval.ingest.records import Record, read_records
 
 from .arguments import add_batch_size, add_progress, positive, wants_progress
 from .output import Output, plural, readable_bytes
 
 __all__ = ["add_parsers"]
-
-_QRELS = ("query-id", "corpus-id", "score")
 
 
 def add_parsers(commands: Any) -> None:
@@ -60,7 +56,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         check_path(arguments.plot)
     corpus = _records(arguments.corpus)
     asked = None if arguments.queries is None else _records(arguments.queries)
-    judged = None if arguments.qrels is None else _judgements(arguments.qrels)
+    judged = None if arguments.qrels is None else read_qrels(arguments.qrels)
     if asked is not None and judged is not None:
         asked = [question for question in asked if judged.get(question.key)]
         if not asked:
@@ -117,24 +113,3 @@ def _sample(corpus: Sequence[Record], count: int, judged: set[str]) -> list[Reco
     others = [i for i, record in enumerate(corpus) if record.key not in judged]
     kept = {others[i * len(others) // count] for i in range(count)} if count < len(others) else set(others)
     return [record for i, record in enumerate(corpus) if record.key in judged or i in kept]
-
-
-def _judgements(path: Path) -> dict[str, dict[str, float]]:
-    """Gains by question and document."""
-    try:
-        reader = csv.DictReader(read_lines(path), delimiter="\t")
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
-    missing = [name for name in _QRELS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InvalidInput(f"{path} has no column {missing[0]!r}; expected tab-separated {', '.join(_QRELS)}")
-    gains: dict[str, dict[str, float]] = {}
-    for number, row in enumerate(reader, start=2):
-        try:
-            score = float(row["score"])
-        except (TypeError, ValueError):
-            score = math.nan
-        if not math.isfinite(score):
-            raise InvalidInput(f"{path}:{number}: the score is {row['score']!r}, expected a number")
-        gains.setdefault(row["query-id"], {})[row["corpus-id"]] = score
-    return gains

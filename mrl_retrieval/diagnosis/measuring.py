@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..metrics import ndcg_at_k
 from ..progress import progress_report
 from ..rotation import Rotation
 from ..rotation_fitting import RotationFit, warn_of_few
+from ..scoring import nearest_places
 from ..settings import check_positive
 from .report import DimsReport, TruncationReport
 
@@ -22,7 +23,6 @@ __all__ = ["diagnose", "diagnose_vectors"]
 
 _PSEUDO_QUERIES = 200
 _LEAST_DOCUMENTS = 20
-_BLOCK = 64
 
 Judgements = Sequence[Mapping[str, float]]
 """For each query the gains of documents, by their ids."""
@@ -107,7 +107,7 @@ def diagnose_vectors(
         fit.add(corpus)
         rotation = fit.rotation()
     gains = None if judgements is None else _Gains(list(ids or ()), judgements, k)
-    truth = [order[:k] for order in _nearest(asked, corpus, k)]
+    truth = [order[:k] for order in nearest_places(asked, corpus, k)]
     rows = [
         _row(length, turn, asked, corpus, truth, k, candidates, gains)
         for length in lengths
@@ -129,7 +129,7 @@ def _row(
 ) -> DimsReport:
     sides = (queries, documents) if rotation is None else (rotation.apply(queries), rotation.apply(documents))
     short = [prefix(side, dims) for side in sides]
-    found = list(_nearest(short[0], short[1], candidates))
+    found = list(nearest_places(short[0], short[1], candidates))
     covered = np.array([np.isin(true, near).mean() for true, near in zip(truth, found, strict=True)])
     error = float(covered.std(ddof=1) / np.sqrt(len(covered))) if len(covered) > 1 else 0.0
     alone = both = None
@@ -154,15 +154,6 @@ class _Gains:
             if any(gain > 0 for gain in gains.values())
         ]
         return float(np.mean(values)) if values else 0.0
-
-
-def _nearest(queries: FloatArray, documents: FloatArray, count: int) -> Iterator[npt.NDArray[np.intp]]:
-    """Places of the nearest ``count`` documents of each query, best first; equal scores in the order of places."""
-    count = min(count, len(documents))
-    for start in range(0, len(queries), _BLOCK):
-        for scores in queries[start : start + _BLOCK] @ documents.T:
-            near = np.sort(np.argpartition(-scores, count - 1)[:count])
-            yield near[np.argsort(-scores[near], kind="stable")]
 
 
 def _drawn(count: int) -> npt.NDArray[np.intp]:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mrl_retrieval.documents import MOST_LEVELS, canonical_json, check_id, check_metadata, content_id
 from mrl_retrieval.errors import InvalidInput
@@ -16,7 +16,7 @@ from mrl_retrieval.errors import InvalidInput
 from .files import FileSource
 from .reading import Position, read_lines, read_text
 
-__all__ = ["RESERVED", "Record", "RecordOptions", "parse_fields", "read_records"]
+__all__ = ["RESERVED", "Record", "RecordOptions", "parse_fields", "read_records", "read_rows"]
 
 RESERVED = frozenset({"source", "start", "end", "mrl"})
 """Metadata keys that indexing writes itself."""
@@ -90,13 +90,35 @@ def read_records(source: FileSource, options: RecordOptions, position: Position 
             raise InvalidInput(f"{source.path} is not text in {options.encoding}: it holds half of a surrogate pair")
         yield Record(source.name, whole if whole.strip() else "")
         return
-    rows = _json_rows if source.kind == "jsonl" else _csv_rows
-    for line, row in rows(source, options.encoding, position):
+    for line, row in read_rows(source, options.encoding, position):
         try:
             record = _record(row, source, options, line)
         except InvalidInput as error:
             raise InvalidInput(f"{source.path}:{line}: {error}") from error
         yield record
+
+
+def read_rows(
+    source: FileSource, encoding: str = "utf-8", position: Position | None = None, *, literal_tsv: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a jsonl, csv or tsv file as they are, each with the line on which it begins.
+
+    Args:
+        source: the file.
+        encoding: of its text.
+        position: is told how far the file is read.
+        literal_tsv: in a tsv file a quotation mark is a character like others, as in most data sets.
+
+    Raises:
+        InvalidInput: it is a text file, or a row cannot be read; the message begins with ``file:line:``.
+    """
+    if source.kind == "text":
+        raise InvalidInput(f"{source.path} has no rows: name it .jsonl, .csv or .tsv (also with .gz)")
+    if source.kind == "jsonl":
+        yield from _json_rows(source, encoding, position)
+    else:
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if literal_tsv and source.kind == "tsv" else csv.QUOTE_MINIMAL
+        yield from _csv_rows(source, encoding, position, quoting)
 
 
 def _json_rows(source: FileSource, encoding: str, position: Position | None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -114,11 +136,13 @@ def _json_rows(source: FileSource, encoding: str, position: Position | None) -> 
         yield number, row
 
 
-def _csv_rows(source: FileSource, encoding: str, position: Position | None) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_rows(
+    source: FileSource, encoding: str, position: Position | None, quoting: Literal[0, 3]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     # The limit is the csv module's own, for the whole process; its default of 128 KiB is less than a long text.
     csv.field_size_limit(2**31 - 1)
     delimiter = "\t" if source.kind == "tsv" else ","
-    reader = csv.reader(read_lines(source.path, encoding, position), delimiter=delimiter, strict=True)
+    reader = csv.reader(read_lines(source.path, encoding, position), delimiter=delimiter, quoting=quoting, strict=True)
     header: list[str] | None = None
     line = 1
     while True:
