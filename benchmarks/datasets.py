@@ -5,7 +5,6 @@ What each set is, where it comes from and on which terms stands in the README of
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import os
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mrl_retrieval.ingest.qrels import read_qrels
 
 DATA = Path(os.environ.get("MRL_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -43,12 +44,9 @@ def load(name: str, max_queries: int | None = None) -> Dataset:
         ids.append(line["_id"])
         documents.append(f"{line['title']}\n{line['text']}" if line.get("title") else line["text"])
     wanted = {line["_id"]: line["text"] for line in _lines(DATA / name / "queries.jsonl.gz")}
-    gains: dict[str, dict[str, float]] = {id: {} for id in wanted}
-    with gzip.open(DATA / name / "qrels.tsv.gz", "rt", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            gains[row["query-id"]][row["corpus-id"]] = float(row["score"])
+    judged = read_qrels(DATA / name / "qrels.tsv.gz")
     chosen = list(wanted)[:max_queries]
-    return Dataset(name, ids, documents, [wanted[id] for id in chosen], [gains[id] for id in chosen])
+    return Dataset(name, ids, documents, [wanted[id] for id in chosen], [judged.get(id, {}) for id in chosen])
 
 
 def passages(n: int) -> list[str]:
