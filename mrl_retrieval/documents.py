@@ -105,6 +105,8 @@ class Hit:
     metadata: Metadata = field(default_factory=dict)
     coarse_score: float | None = None
     """Cosine over ``coarse_dims`` components, where it is free or ``explain=True`` was asked for."""
+    ranks: tuple[int, ...] | None = None
+    """Its rank in every stage, the first is 1, with ``explain=True``; else None."""
 
     def __init__(
         self,
@@ -113,18 +115,20 @@ class Hit:
         document: str | None,
         metadata: Metadata | None = None,
         coarse_score: float | None = None,
+        ranks: tuple[int, ...] | None = None,
     ) -> None:
         _hit_id(self, id)
         _hit_score(self, score)
         _hit_document(self, document)
         _hit_metadata(self, {} if metadata is None else metadata)
         _hit_coarse_score(self, coarse_score)
+        _hit_ranks(self, ranks)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.id, self.score, self.document))
 
 
-_hit_id, _hit_score, _hit_document, _hit_metadata, _hit_coarse_score = (
+_hit_id, _hit_score, _hit_document, _hit_metadata, _hit_coarse_score, _hit_ranks = (
     getattr(Hit, name).__set__ for name in Hit.__slots__
 )
 
@@ -144,7 +148,7 @@ class SearchResult(Sequence[Hit]):
     """What is certain: ``"exact"`` over all stored vectors that the filter lets through, or ``"candidates"``, exact
     over the candidates of the stage before the last; None: nothing. It names dims and dtype too."""
     trace: Any = None
-    """What each stage did (:class:`mrl_retrieval.two_stage.Trace`), with ``explain=True``; else None."""
+    """What each stage did (:class:`mrl_retrieval.tracing.Trace`), with ``explain=True``; else None."""
 
     @property
     def ids(self) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from .advising import AdvisingReader
 from .auto_rotation import AutoRotation
 from .backend import Backend
 from .collection import Collection
@@ -21,7 +22,6 @@ from .indexing import input_batches
 from .long_texts import OnLong, TextEncoding
 from .moving.copying import CopyReport, copy_collection
 from .progress import progress_report
-from .reading import CollectionReader
 from .registry import open_backend
 from .rotation import Rotation
 from .searching import PreparedSearches
@@ -31,7 +31,7 @@ from .writing import Writer
 __all__ = ["MatryoshkaRetriever"]
 
 
-class MatryoshkaRetriever(CollectionReader):
+class MatryoshkaRetriever(AdvisingReader):
     """Two-stage retrieval over one collection. Thread-safe.
 
     Args:

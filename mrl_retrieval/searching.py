@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +15,7 @@ from .filters import Filter, parse_filter
 from .manifest import Manifest
 from .matryoshka import FloatArray, prefix
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_recall
+from .tracing import with_counts
 from .two_stage import Ranking, SearchRequest, Stage
 
 __all__ = ["PreparedSearch", "PreparedSearches", "SearchOptions"]
@@ -87,11 +88,18 @@ class PreparedSearch:
                 f"recall={self.recall:g} was asked for, but the backend at {backend.address} does not learn how deep "
                 "to search for it: pass coarse_top_k instead, or use the embedded store ('faiss:FOLDER')"
             )
-        queries = prefix(vectors, self.manifest.fine_dims)
-        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
+        request = self.request(backend, vectors)
         kind: Literal["exact", "candidates"] = "exact" if request.exact else "candidates"
         certificate = _certificate(kind, self.manifest.fine_dims, backend.capabilities.vector_dtype)
-        return [_result(ranking, certificate) for ranking in backend.search(request)]
+        rankings = backend.search(request)
+        if self.explain:
+            return [_explained(ranking, certificate) for ranking in with_counts(rankings, backend, self.filter)]
+        return [_result(ranking, certificate) for ranking in rankings]
+
+    def request(self, backend: Backend, vectors: FloatArray) -> SearchRequest:
+        """What the backend is asked for."""
+        queries = prefix(vectors, self.manifest.fine_dims)
+        return SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
 
     def _possible(self, backend: Backend) -> tuple[Stage, ...]:
         """The stages without limits beyond all rows, which some databases cannot even read as a number."""
@@ -144,4 +152,12 @@ def _result(ranking: Ranking, certificate: Certificate) -> SearchResult:
         Hit(row.id, score, row.document, row.metadata, first)
         for row, score, first in zip(ranking.rows, scores, coarse, strict=True)
     ]
-    return SearchResult(tuple(hits), certificate, ranking.trace)
+    return SearchResult(tuple(hits), certificate)
+
+
+def _explained(ranking: Ranking, certificate: Certificate) -> SearchResult:
+    found = _result(ranking, certificate)
+    hits = found.hits
+    if ranking.ranks is not None:
+        hits = tuple(replace(hit, ranks=ranks) for hit, ranks in zip(hits, ranking.ranks, strict=True))
+    return SearchResult(hits, certificate, ranking.trace)

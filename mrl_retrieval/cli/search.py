@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 from mrl_retrieval.documents import Hit, SearchResult
@@ -13,7 +14,7 @@ from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
 from .arguments import add_options, filter_json, positive, share
-from .output import Output, fitted, on_one_line, plural, snippet, text_width
+from .output import Output, fitted, on_one_line, plural, readable_bytes, snippet, text_width
 
 __all__ = ["add_parsers"]
 
@@ -28,7 +29,8 @@ def add_parsers(commands: Any) -> None:
         description="Search a collection, best hits first: score (cosine over the full vectors), coarse score (over "
         "the prefixes), id, source, and the part of the text with most of the query's words.",
         epilog="With --json the output is one JSON document: query, address, seconds, certificate, hits (rank, id, "
-        "score, coarse_score, document, metadata) and stages (name, dims, scored, kept, seconds).",
+        "score, coarse_score, document, metadata, ranks) and stages (name, dims, candidates_in, candidates_out, "
+        "seconds, bytes_read, last_score, margin).",
         allow_abbrev=False,
     )
     parser.add_argument("address", metavar="URI", help="address of the collection, such as faiss:./kb")
@@ -43,7 +45,7 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument("--filter", type=filter_json, metavar="JSON", help="only rows whose metadata match")
     parser.add_argument("--exact", action="store_true", help="score every full vector: what the stages approximate")
-    parser.add_argument("--explain", action="store_true", help="show what each stage did, and how long it took")
+    parser.add_argument("--explain", action="store_true", help="show what each stage did, and the hits' ranks in each")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--encoder", metavar="NAME", help="where the collection does not know its encoder's name: which it was"
@@ -97,20 +99,34 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _print_stages(output: Output, result: SearchResult) -> None:
-    """A table of what each stage did."""
-    rows = [["stage", "dims", "scored", "kept", "ms"]]
-    for stage in result.trace.stages if result.trace else ():
-        scored = "" if stage.scored is None else f"{stage.scored:,}"
-        rows.append([stage.name, str(stage.dims), scored, f"{stage.kept:,}", f"{stage.seconds * 1000:.2f}"])
+    """A table of what each stage did, and one of the hits' ranks."""
+    stages = result.trace.stages if result.trace else ()
+    rows = [["stage", "dims", "in", "out", "ms", "read", "last score", "margin"]]
+    for stage in stages:
+        read = "" if stage.bytes_read is None else readable_bytes(stage.bytes_read)
+        counts = [_count(stage.dims), _count(stage.candidates_in), _count(stage.candidates_out)]
+        scores = [_score(stage.last_score), _score(stage.margin)]
+        rows.append([stage.name, *counts, f"{stage.seconds * 1000:.2f}", read, *scores])
     output.table(rows)
+    if len(result):
+        output.line()
+        names = [stage.name if stage.dims is None else f"{stage.name} {stage.dims}" for stage in stages]
+        room = output.width - sum(len(name) + 2 for name in names) - 2
+        ranks = [[fitted(on_one_line(hit.id), room, keep_end=True), *map(str, hit.ranks or ())] for hit in result]
+        output.table([["rank in", *names], *ranks])
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _stages_json(result: SearchResult) -> list[dict[str, Any]]:
     """What each stage did, as JSON."""
-    return [
-        {"name": s.name, "dims": s.dims, "scored": s.scored, "kept": s.kept, "seconds": s.seconds}
-        for s in (result.trace.stages if result.trace else ())
-    ]
+    return [asdict(stage) for stage in (result.trace.stages if result.trace else ())]
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
@@ -121,6 +137,7 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
         "coarse_score": hit.coarse_score,
         "document": hit.document,
         "metadata": {key: value for key, value in hit.metadata.items() if key != BOOKKEEPING},
+        "ranks": hit.ranks,
     }
 
 

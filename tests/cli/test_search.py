@@ -79,11 +79,13 @@ def test_filter_top_k_and_exact(mrl, uri, filled):
 
 
 def test_explain(mrl, uri, filled):
-    lines = mrl("search", uri, "cake", "--explain").out.splitlines()
-    table = [line.split() for line in lines[-3:]]
-    assert table[0] == ["stage", "dims", "scored", "kept", "ms"]
-    assert table[1][:2] == ["coarse", "64"]
-    assert table[2][:1] == ["rerank"]
+    lines = mrl("search", uri, "cake", "--explain", "--top-k", 2).out.splitlines()
+    table = [line.split() for line in lines[-7:]]
+    assert table[0] == ["stage", "dims", "in", "out", "ms", "read", "last", "score", "margin"]
+    assert table[1][:4] == ["coarse", "64", "4", "4"] and len(table[1]) == 8  # nothing was dropped: no margin
+    assert table[2][0] == "rerank" and table[2][2:4] == ["4", "2"] and float(table[2][-1]) > 0
+    assert table[4][:4] == ["rank", "in", "coarse", "64"]
+    assert table[5] == ["cake", "1", "1"]
 
 
 def test_control_characters_do_not_reach_the_terminal(mrl, uri, index, jsonl):
