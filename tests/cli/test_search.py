@@ -127,3 +127,19 @@ def test_widths():
     assert all(text_width(line) <= 10 for line in snippet("x" * 100 + " y", "z", 10))
     assert [readable_bytes(n) for n in (None, 0, 999, 1500, 2_000_000, 3e12)] == [
         "unknown", "0 B", "999 B", "1.5 KB", "2.0 MB", "3.0 TB"]  # fmt: skip
+
+
+def test_why_not(mrl, uri, filled):
+    lost = mrl("why-not", uri, "How do I undo a commit?", "cake", "--top-k", 1)
+    assert (lost.status, lost.err) == (0, "")
+    assert lost.out.startswith("'cake' was lost in the final cut") and "would have kept it." in lost.out
+    found = mrl("why-not", uri, "cake", "cake", "--coarse-top-k", 10)
+    assert found.out.startswith("'cake' was found: it is hit 1, with a score of ")
+    told = json.loads(mrl("why-not", uri, "commit", "cake", "--top-k", 1, "--exact", "--json").out)
+    assert (told["verdict"], told["stage"]) == ("lost", "exact") and told["rank"] == told["top_k"] > 1
+    assert told["lost_by"] == told["last_score"] - told["score"] and "'cake' was lost" in told["why"]
+    assert (
+        json.loads(mrl("why-not", uri, "cake", "cake", "--filter", '{"n": 99}', "--json").out)["verdict"]
+        == "filtered out"
+    )
+    assert "no row with this id" in mrl("why-not", uri, "cake", "nobody").out
