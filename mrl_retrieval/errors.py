@@ -18,6 +18,7 @@
     ├── EncoderError                     the encoder failed or answered nonsense
     │   ├── EncoderRequired              a text was given, but there is no encoder
     │   └── EncoderUnavailable           its server cannot be reached, is busy, or answered too late
+    ├── RerankerError                    the reranker failed or answered nonsense
     ├── CollectionError                  a collection cannot be used as asked
     │   ├── CollectionNotFound           nothing is there
     │   ├── NotACollection               something is there, but it is not ours
@@ -69,6 +70,7 @@ __all__ = [
     "NotSupported",
     "NothingLearned",
     "PluginError",
+    "RerankerError",
     "TextTooLongError",
     "TruncationError",
     "UnknownNameError",
@@ -156,6 +158,10 @@ class EncoderRequired(EncoderError):
 
 class EncoderUnavailable(EncoderError):
     """The encoder's server cannot be reached, is busy, or did not answer in time; the same call may succeed later."""
+
+
+class RerankerError(MRLError):
+    """The reranker failed, or did not answer with one finite score for each document."""
 
 
 class CollectionError(MRLError):

@@ -12,14 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from .backend import Backend
+from .documents import SearchResult
 from .filters import Filter, matches
 from .matryoshka import FloatArray, normalize, prefix
+from .reranking.stage import Reranking
 from .scoring import rank
 from .searching import PreparedSearch
 from .two_stage import SearchRequest
 from .why_not import WhyNot
 
-__all__ = ["find_why_not"]
+__all__ = ["after_reranking", "find_why_not"]
 
 
 def find_why_not(backend: Backend, search: PreparedSearch, query: FloatArray, id: str) -> WhyNot:
@@ -51,6 +53,29 @@ def find_why_not(backend: Backend, search: PreparedSearch, query: FloatArray, id
         last = float(ranking.scores[-1]) if len(ranking.scores) else None
         return _at_the_end(request, id, "exact", _standing(backend, request, id, found.vector).by_last, last)
     return _in_stages(backend, request, filter, id, found.vector)
+
+
+def after_reranking(why: WhyNot, reranking: Reranking, found: list[SearchResult], query: str) -> WhyNot:
+    """What becomes of it in the stage after the others, whose hits are given; ``why`` is what became of it there."""
+    k, cap = reranking.k, reranking.cap
+    if why.verdict == "lost" and why.top_k is not None:  # beyond the hits that this stage was given
+        return _unread(why, why.rank or 0, cap, k)
+    if why.verdict != "found":
+        return replace(why, final_top_k=None if why.final_top_k is None else k, rank_then=None)
+    (result,) = reranking.applied(found, [query], len(found[0]))
+    at = next((i for i, hit in enumerate(result, start=1) if hit.id == why.id), None)
+    if at is None:  # deleted since
+        return WhyNot(why.id, "unknown")
+    if at <= k:
+        return replace(why, rank=at, limit=k, final_top_k=k)
+    if why.rank is not None and why.rank > cap:
+        return _unread(why, why.rank, cap, k)
+    own, last = result[at - 1].rerank_score, result[k - 1].rerank_score
+    return WhyNot(why.id, "lost", "reranker", None, at, k, own, last, top_k=at, final_top_k=k)
+
+
+def _unread(why: WhyNot, at: int, cap: int, k: int) -> WhyNot:
+    return WhyNot(why.id, "lost", "reranker", None, at, cap, rerank_top_k=at, final_top_k=k)
 
 
 class _Place(NamedTuple):

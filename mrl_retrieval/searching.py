@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypedDict
@@ -18,7 +18,7 @@ from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_reca
 from .tracing import with_counts
 from .two_stage import Ranking, SearchRequest, Stage
 
-__all__ = ["PreparedSearch", "PreparedSearches", "SearchOptions"]
+__all__ = ["CallOptions", "PreparedSearch", "PreparedSearches", "RerankOptions", "SearchOptions"]
 
 
 _MANY = 100_000
@@ -37,6 +37,19 @@ class SearchOptions(TypedDict, total=False):
     stages: StageSpec | None
     recall: float | None
     explain: bool
+
+
+class RerankOptions(TypedDict, total=False):
+    """What the reranker takes, in searches that have one."""
+
+    reranker: Any
+    rerank_top_k: int | NotGiven
+
+
+class CallOptions(SearchOptions, RerankOptions, total=False):
+    """What a call of a search takes."""
+
+    text: str | Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
