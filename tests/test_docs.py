@@ -26,7 +26,7 @@ def test_the_readmes_code_runs(
 
 
 @pytest.mark.parametrize(
-    "name", ["encoders", "explain", "faiss", "filters", "models", "moving", "resolutions", "rotation"]
+    "name", ["encoders", "explain", "faiss", "filters", "models", "moving", "reranking", "resolutions", "rotation"]
 )
 def test_a_pages_blocks_run_one_by_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from mrl_retrieval.ingest import BOOKKEEPING
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_options, filter_json, positive, share
+from .arguments import add_options, add_reranker, filter_json, given_reranker, positive, share
 from .output import Output, fitted, on_one_line, plural, readable_bytes, snippet, text_width
 
 __all__ = ["add_parsers"]
@@ -29,8 +29,8 @@ def add_parsers(commands: Any) -> None:
         description="Search a collection, best hits first: score (cosine over the full vectors), coarse score (over "
         "the prefixes), id, source, and the part of the text with most of the query's words.",
         epilog="With --json the output is one JSON document: query, address, seconds, certificate, hits (rank, id, "
-        "score, coarse_score, document, metadata, ranks) and stages (name, dims, candidates_in, candidates_out, "
-        "seconds, bytes_read, last_score, margin).",
+        "score, coarse_score, document, metadata, ranks, rerank_score) and stages (name, dims, candidates_in, "
+        "candidates_out, seconds, bytes_read, last_score, margin).",
         allow_abbrev=False,
     )
     parser.add_argument("address", metavar="URI", help="address of the collection, such as faiss:./kb")
@@ -46,6 +46,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--filter", type=filter_json, metavar="JSON", help="only rows whose metadata match")
     parser.add_argument("--exact", action="store_true", help="score every full vector: what the stages approximate")
     parser.add_argument("--explain", action="store_true", help="show what each stage did, and the hits' ranks in each")
+    add_reranker(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--encoder", metavar="NAME", help="where the collection does not know its encoder's name: which it was"
@@ -75,6 +76,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             exact=arguments.exact,
             recall=arguments.recall,
             explain=True,
+            **given_reranker(arguments),
         )
         seconds = time.perf_counter() - began
         address = str(retriever.backend.address)
@@ -138,11 +140,14 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
         "document": hit.document,
         "metadata": {key: value for key, value in hit.metadata.items() if key != BOOKKEEPING},
         "ranks": hit.ranks,
+        "rerank_score": hit.rerank_score,
     }
 
 
 def _print_hit(output: Output, rank: int, hit: Hit, query: str) -> None:
     coarse = "" if hit.coarse_score is None else f"coarse {hit.coarse_score:.3f}  "
+    if hit.rerank_score is not None:
+        coarse += f"reranked {hit.rerank_score:.3f}  "
     room = output.width - len(f"{rank:>3}  {hit.score:.3f}  {coarse}")
     name, source, span = on_one_line(hit.id), *_origin(hit)
     name = fitted(name, room - len(span), keep_end=True)

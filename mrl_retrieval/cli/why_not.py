@@ -9,7 +9,7 @@ from typing import Any
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_options, filter_json, positive
+from .arguments import add_options, add_reranker, filter_json, given_reranker, positive
 from .output import Output, on_one_line
 
 __all__ = ["add_parsers"]
@@ -31,6 +31,7 @@ def add_parsers(commands: Any) -> None:
     parser.add_argument("--coarse-top-k", type=positive, metavar="N", help="candidates of the coarse stage (200)")
     parser.add_argument("--filter", type=filter_json, metavar="JSON", help="only rows whose metadata match")
     parser.add_argument("--exact", action="store_true", help="of a search that scores every full vector")
+    add_reranker(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--encoder", metavar="NAME", help="where the collection does not know its encoder's name: which it was"
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             coarse_top_k=NOT_GIVEN if arguments.coarse_top_k is None else arguments.coarse_top_k,
             filter=arguments.filter,
             exact=arguments.exact,
+            **given_reranker(arguments),
         )
     if arguments.json:
         output.json(asdict(why) | {"lost_by": why.lost_by, "why": str(why)})

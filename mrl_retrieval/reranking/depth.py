@@ -62,7 +62,9 @@ class RerankDepthReport:
         elif self.enough == self.rows[-1].depth:
             said = f"every depth paid, up to rerank_top_k={self.enough}: try more"
         else:
-            said = f"rerank_top_k={self.enough} is enough: reading more is not better"
+            best = max(self.rows, key=lambda row: row.ndcg).depth
+            said = f"rerank_top_k={self.enough} is enough: {self.queries} queries do not show that more is better"
+            said += f" (the best mean is at {best})" if best != self.enough else ""
         if self.hurts_from is not None:
             said += f", and from {self.hurts_from} on it is worse"
         return said + "."

@@ -143,3 +143,11 @@ def test_why_not(mrl, uri, filled):
         == "filtered out"
     )
     assert "no row with this id" in mrl("why-not", uri, "cake", "nobody").out
+
+
+def test_a_reranker_that_is_not_there(mrl, uri, filled, tmp_path):
+    for command in (("search", uri, "cake"), ("why-not", uri, "cake", "git")):
+        done = mrl(*command, "--reranker", f"cross-encoder:{tmp_path}/none", "--rerank-top-k", 3)
+        assert done.status == 1 and "cannot be loaded" in done.err
+        assert "cross-encoder:FOLDER_OR_NAME" in mrl(*command, "--reranker", "none").err
+        assert "there is none" in mrl(*command, "--rerank-top-k", 3).err
