@@ -23,10 +23,12 @@ from .moving.rotating import RotateReport, rotate
 from .moving.switching import rollback
 from .reading import CollectionInfo
 from .registry import backend_names, encoder_names, load_encoder, open_backend
+from .reranking.depth import RerankDepthReport
 from .retriever import MatryoshkaRetriever
 from .rotation import Rotation
 from .rotation_fitting import fit_rotation
 from .two_stage import Stage
+from .why_not import WhyNot
 
 __all__ = [
     "Address",
@@ -43,6 +45,7 @@ __all__ = [
     "MatryoshkaRetriever",
     "MissingExtra",
     "ReindexReport",
+    "RerankDepthReport",
     "RotateReport",
     "Rotation",
     "Row",
@@ -50,6 +53,7 @@ __all__ = [
     "SearchResult",
     "Stage",
     "TruncationReport",
+    "WhyNot",
     "__version__",
     "as_encoder",
     "backend_names",

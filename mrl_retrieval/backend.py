@@ -237,14 +237,16 @@ class Backend(ABC):
     def exact_search(self, vectors: FloatArray, limit: int, filter: Filter | None) -> list[Candidates]:
         """The true best ``limit`` over all stored vectors, for ``(Q, fine_dims)``. Here: read them all, score them."""
         best = [Candidates([], np.empty(0, dtype=np.float32)) for _ in vectors]
+        read = 0
         for batch in self.scan(filter, vectors=True, documents=False):
             if batch.vectors is None or not batch.has_vector.any():
                 continue
             rows = np.flatnonzero(batch.has_vector).tolist()
             ids = [batch.ids[i] for i in rows]
+            read += batch.vectors[0].nbytes * len(rows)
             for q, query in enumerate(vectors):
                 scores = np.concatenate([best[q].scores, cosine_scores(query, batch.vectors[rows])])
-                best[q] = Candidates(*top_k(scores, best[q].ids + ids, limit))
+                best[q] = Candidates(*top_k(scores, best[q].ids + ids, limit), read)
         return best
 
     def search(self, request: SearchRequest) -> list[Ranking]:

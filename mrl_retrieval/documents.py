@@ -46,8 +46,7 @@ MOST_LEVELS = 64
 """How deep metadata may be nested: deeper, the JSON of one database or another gives up."""
 
 
-# A search makes one row and one hit for each result. The constructors of frozen dataclasses look every field up by its
-# name and take 0.65 µs; those of these two call the setters of their slots, in half of that.
+# A search makes many of these two: their constructors call the setters of the slots, in half a frozen dataclass's time.
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -104,7 +103,11 @@ class Hit:
     document: str | None
     metadata: Metadata = field(default_factory=dict)
     coarse_score: float | None = None
-    """Cosine over ``coarse_dims`` components, where it is free or ``explain=True`` was asked for."""
+    """Cosine over ``coarse_dims`` components, where it is free, or with ``explain=True``."""
+    ranks: tuple[int, ...] | None = None
+    """Its rank in every stage, from 1 up, with ``explain=True``; else None."""
+    rerank_score: float | None = None
+    """What the reranker gave it, by which hits are then ordered; None where none read it."""
 
     def __init__(
         self,
@@ -113,20 +116,23 @@ class Hit:
         document: str | None,
         metadata: Metadata | None = None,
         coarse_score: float | None = None,
+        ranks: tuple[int, ...] | None = None,
+        rerank_score: float | None = None,
     ) -> None:
         _hit_id(self, id)
         _hit_score(self, score)
         _hit_document(self, document)
         _hit_metadata(self, {} if metadata is None else metadata)
         _hit_coarse_score(self, coarse_score)
+        _hit_ranks(self, ranks)
+        _hit_rerank_score(self, rerank_score)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.id, self.score, self.document))
 
 
-_hit_id, _hit_score, _hit_document, _hit_metadata, _hit_coarse_score = (
-    getattr(Hit, name).__set__ for name in Hit.__slots__
-)
+_setters = (getattr(Hit, name).__set__ for name in Hit.__slots__)
+_hit_id, _hit_score, _hit_document, _hit_metadata, _hit_coarse_score, _hit_ranks, _hit_rerank_score = _setters
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +148,9 @@ class SearchResult(Sequence[Hit]):
     hits: tuple[Hit, ...] = ()
     certificate: Certificate | None = None
     """What is certain: ``"exact"`` over all stored vectors that the filter lets through, or ``"candidates"``, exact
-    over the candidates of the stage before the last; None: nothing. It names dims and dtype too."""
+    over the candidates of the stage before the last; None: nothing, as after a reranker. Names dims and dtype too."""
     trace: Any = None
-    """What each stage did (:class:`mrl_retrieval.two_stage.Trace`), with ``explain=True``; else None."""
+    """What each stage did (:class:`mrl_retrieval.tracing.Trace`), with ``explain=True``; else None."""
 
     @property
     def ids(self) -> list[str]:

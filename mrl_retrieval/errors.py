@@ -19,6 +19,7 @@
     ├── EncoderError                     the encoder failed or answered nonsense
     │   ├── EncoderRequired              a text was given, but there is no encoder
     │   └── EncoderUnavailable           its server cannot be reached, is busy, or answered too late
+    ├── RerankerError                    the reranker failed or answered nonsense
     ├── CollectionError                  a collection cannot be used as asked
     │   ├── CollectionNotFound           nothing is there
     │   ├── NotACollection               something is there, but it is not ours
@@ -70,6 +71,7 @@ __all__ = [
     "NotSupported",
     "NothingLearned",
     "PluginError",
+    "RerankerError",
     "TextTooLongError",
     "TooFewQueries",
     "TruncationError",
@@ -166,6 +168,10 @@ class EncoderRequired(EncoderError):
 
 class EncoderUnavailable(EncoderError):
     """The encoder's server cannot be reached, is busy, or did not answer in time; the same call may succeed later."""
+
+
+class RerankerError(MRLError):
+    """The reranker failed, or did not answer with one finite score for each document."""
 
 
 class CollectionError(MRLError):

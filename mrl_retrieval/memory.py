@@ -187,7 +187,7 @@ class MemoryBackend(Backend):
             allowed = {row.id for row in self._matching(filter)}
             kept = np.flatnonzero([id in allowed for id in ids])
             ids, matrix = [ids[i] for i in kept], matrix[kept]
-        return [Candidates(*top_k(cosine_scores(query, matrix), ids, limit)) for query in queries]
+        return [Candidates(*top_k(cosine_scores(query, matrix), ids, limit), matrix.nbytes) for query in queries]
 
     def stats(self) -> BackendStats:
         with _SHARED_LOCK:

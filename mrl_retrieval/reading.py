@@ -21,7 +21,8 @@ from .filters import Filter, parse_filter
 from .long_texts import TextEncoding
 from .manifest import Manifest
 from .matryoshka import FloatArray, as_vectors, number_of_axes, prefix
-from .searching import PreparedSearch, PreparedSearches, SearchOptions
+from .reranking.stage import RERANKING, Reranking
+from .searching import CallOptions, PreparedSearch, PreparedSearches, RerankOptions, SearchOptions
 from .settings import NOT_GIVEN, CandidateCount, NotGiven, StageSpec, check_positive
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class CollectionReader:
     _searches: PreparedSearches
     _encode: TextEncoding
     _auto: AutoRotation | None
+    _reranking: Reranking | None
 
     def search(
         self,
@@ -59,6 +61,8 @@ class CollectionReader:
         stages: StageSpec | None = None,
         recall: float | None = None,
         explain: bool = False,
+        reranker: Any = NOT_GIVEN,
+        rerank_top_k: int | NotGiven = NOT_GIVEN,
         encode_kwargs: Mapping[str, Any] | None = None,
     ) -> SearchResult:
         """The documents nearest to a text, best first.
@@ -74,7 +78,9 @@ class CollectionReader:
             stages: a funnel for this search: ``[(64, 400), (128, 100)]``.
             recall: instead of ``coarse_top_k``, the share of the true best that is to be found, such as 0.99: each
                 query is searched as deep as it needs by what :meth:`learn_depth` learned.
-            explain: fill ``result.trace`` and every hit's ``coarse_score``.
+            explain: fill ``result.trace``, and every hit's ``coarse_score`` and ``ranks``.
+            reranker: as the constructor takes it, for this search; None: without the constructor's.
+            rerank_top_k: hits that it reads at most.
             encode_kwargs: passed on to the encoder.
 
         Raises:
@@ -82,7 +88,13 @@ class CollectionReader:
             EncoderRequired: there is no encoder.
             ModelMismatchError: the collection was made with another encoder.
             NothingLearned: ``recall`` was given before a depth for it was learned, or ``"auto"`` before a plan.
+            RerankerError: the reranker failed.
         """
+        more: RerankOptions = {}  # only what is given: searches without a reranker know nothing of it
+        if reranker is not NOT_GIVEN:
+            more["reranker"] = reranker
+        if rerank_top_k is not NOT_GIVEN:
+            more["rerank_top_k"] = rerank_top_k
         if not isinstance(query, str):
             raise InvalidInput(f"query is {type(query).__name__}, expected str; for several use search_batch")
         return self.search_batch(
@@ -95,6 +107,7 @@ class CollectionReader:
             recall=recall,
             explain=explain,
             encode_kwargs=encode_kwargs,
+            **more,
         )[0]
 
     def search_batch(
@@ -103,41 +116,54 @@ class CollectionReader:
         top_k: int | NotGiven = NOT_GIVEN,
         *,
         encode_kwargs: Mapping[str, Any] | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[CallOptions],
     ) -> list[SearchResult]:
         """:meth:`search` for several texts at once: one result for each, in order."""
         if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
             raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or use search for one")
         texts = [check_query(text, i) for i, text in enumerate(queries)]
-        search = self._prepare(top_k, options)
+        reranking = self._reranking_of(options)
+        search = self._prepared(reranking, top_k, options)
         if search is None or not texts:
             return [SearchResult() for _ in texts]
         encoder = self._collection.verified_encoder()
-        return self._run(search, self._encode(encoder, texts, queries=True, kwargs=encode_kwargs))
+        found = self._run(search, self._encode(encoder, texts, queries=True, kwargs=encode_kwargs))
+        return found if reranking is None else reranking.applied(found, texts)
 
     def search_by_vector(
-        self, vector: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
+        self, vector: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[CallOptions]
     ) -> SearchResult:
-        """:meth:`search` for a full embedding of shape ``(D,)``; it need not have unit length."""
+        """:meth:`search` for a full embedding of shape ``(D,)``; it need not have unit length. A reranker needs
+        ``text=``, the query's."""
         if number_of_axes(vector, "vector") != 1:
             raise DimensionError(
                 f"vector has shape {np.shape(vector)}, expected (D,); for several use search_batch_by_vector"
             )
-        search = self._prepare(top_k, options)
+        reranking = self._reranking_of(options)
+        search = self._prepared(reranking, top_k, options)
         query = as_vectors(vector, dim=None if search is None else search.manifest.dim, what="query vectors")
-        return SearchResult() if search is None else self._run(search, query)[0]
+        texts = None if reranking is None else reranking.texts_of(1)
+        if search is None:
+            return SearchResult()
+        found = self._run(search, query)
+        return found[0] if reranking is None or texts is None else reranking.applied(found, texts)[0]
 
     def search_batch_by_vector(
-        self, vectors: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[SearchOptions]
+        self, vectors: Any, top_k: int | NotGiven = NOT_GIVEN, **options: Unpack[CallOptions]
     ) -> list[SearchResult]:
         """:meth:`search` for several full embeddings, ``(Q, D)``: one result for each, in order."""
-        search = self._prepare(top_k, options)
+        reranking = self._reranking_of(options)
+        search = self._prepared(reranking, top_k, options)
         if isinstance(vectors, Iterator):
             vectors = list(vectors)
         if isinstance(vectors, Sized) and number_of_axes(vectors, "query vectors") and len(vectors) == 0:
             return []
         queries = as_vectors(vectors, dim=None if search is None else search.manifest.dim, what="query vectors")
-        return [SearchResult() for _ in queries] if search is None else self._run(search, queries)
+        texts = None if reranking is None else reranking.texts_of(len(queries))
+        if search is None:
+            return [SearchResult() for _ in queries]
+        found = self._run(search, queries)
+        return found if reranking is None or texts is None else reranking.applied(found, texts)
 
     def get(self, ids: Iterable[str | int], *, vectors: bool = False) -> list[Row | None]:
         """Rows by id, in the asked order, None where unknown; with ``vectors`` their stored vectors too."""
@@ -228,6 +254,17 @@ class CollectionReader:
     def _run(self, search: PreparedSearch, vectors: FloatArray) -> list[SearchResult]:
         self._searches.look_at_plan(search.manifest, self._backend)
         return search.run(self._backend, self._collection.turned(vectors))
+
+    def _reranking_of(self, options: CallOptions) -> Reranking | None:
+        """What reranks, taken out of the options."""
+        if self._reranking is None and (not options or options.keys().isdisjoint(RERANKING)):
+            return None
+        return Reranking.of(self._reranking, options)
+
+    def _prepared(
+        self, reranking: Reranking | None, top_k: int | NotGiven, options: SearchOptions
+    ) -> PreparedSearch | None:
+        return self._prepare(top_k, options) if reranking is None else reranking.prepared(self._prepare, top_k, options)
 
     def _turned_back(self, row: Row) -> Row:
         if row.vector is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from .advising import AdvisingReader
 from .auto_rotation import AutoRotation
 from .backend import Backend
 from .collection import Collection
@@ -23,6 +24,7 @@ from .moving.copying import CopyReport, copy_collection
 from .plans import PlannedReader
 from .progress import progress_report
 from .registry import open_backend
+from .reranking.stage import made_reranking
 from .rotation import Rotation
 from .searching import PreparedSearches
 from .settings import NOT_GIVEN, CandidateCount, NotGiven, SearchSettings, StageSpec, check_positive
@@ -31,7 +33,7 @@ from .writing import Writer
 __all__ = ["MatryoshkaRetriever"]
 
 
-class MatryoshkaRetriever(PlannedReader):
+class MatryoshkaRetriever(PlannedReader, AdvisingReader):
     """Two-stage retrieval over one collection. Thread-safe.
 
     Args:
@@ -57,6 +59,9 @@ class MatryoshkaRetriever(PlannedReader):
             vectors that are given or asked for are never rotated ones. ``"auto"``: for such models the collection is
             searched exactly until it has ten vectors for each dim, then rotated as by :func:`~mrl_retrieval.rotate`,
             if its prefixes find more so.
+        reranker: a third stage of searches by text: a sentence-transformers ``CrossEncoder``, its name
+            (``"cross-encoder:FOLDER_OR_NAME"``), or a function ``(query, documents) -> scores``.
+        rerank_top_k: hits that it reads at most (50).
         backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
 
     Nothing is created before the first write. What is not given comes from the collection; what is given and
@@ -83,6 +88,8 @@ class MatryoshkaRetriever(PlannedReader):
         on_long: OnLong = "truncate",
         strict: bool = False,
         rotation: Rotation | Literal["auto"] | None = None,
+        reranker: Any = None,
+        rerank_top_k: int | None = None,
         backend_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._made = SearchSettings.checked(
@@ -93,6 +100,7 @@ class MatryoshkaRetriever(PlannedReader):
             coarse_dims=coarse_dims,
         )
         self._searches = PreparedSearches(self._made)
+        self._reranking = made_reranking(reranker, rerank_top_k)
         self._encode = TextEncoding(on_long)
         if isinstance(backend, Backend):
             if backend_options:

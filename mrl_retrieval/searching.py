@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, TypedDict
 
@@ -17,11 +17,12 @@ from .manifest import Manifest
 from .matryoshka import FloatArray, prefix
 from .settings import NOT_GIVEN, CandidateCount, NotGiven, SearchSettings, StageSpec, check_recall
 from .stored_plan import DEFAULT_COARSE_TOP_K, PER_HIT, staleness
+from .tracing import with_counts
 from .two_stage import Ranking, SearchRequest, Stage
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["PreparedSearch", "PreparedSearches", "SearchOptions"]
+__all__ = ["CallOptions", "PreparedSearch", "PreparedSearches", "RerankOptions", "SearchOptions"]
 
 
 _MANY = 100_000
@@ -40,6 +41,19 @@ class SearchOptions(TypedDict, total=False):
     stages: StageSpec | None
     recall: float | None
     explain: bool
+
+
+class RerankOptions(TypedDict, total=False):
+    """What the reranker takes, in searches that have one."""
+
+    reranker: Any
+    rerank_top_k: int | NotGiven
+
+
+class CallOptions(SearchOptions, RerankOptions, total=False):
+    """What a call of a search takes."""
+
+    text: str | Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +108,18 @@ class PreparedSearch:
                 f"recall={self.recall:g} was asked for, but the backend at {backend.address} does not learn how deep "
                 "to search for it: pass coarse_top_k instead, or use the embedded store ('faiss:FOLDER')"
             )
-        queries = prefix(vectors, self.manifest.fine_dims)
-        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
+        request = self.request(backend, vectors)
         kind: Literal["exact", "candidates"] = "exact" if request.exact else "candidates"
         certificate = _certificate(kind, self.manifest.fine_dims, backend.capabilities.vector_dtype)
-        return [_result(ranking, certificate) for ranking in backend.search(request)]
+        rankings = backend.search(request)
+        if self.explain:
+            return [_explained(ranking, certificate) for ranking in with_counts(rankings, backend, self.filter)]
+        return [_result(ranking, certificate) for ranking in rankings]
+
+    def request(self, backend: Backend, vectors: FloatArray) -> SearchRequest:
+        """What the backend is asked for."""
+        queries = prefix(vectors, self.manifest.fine_dims)
+        return SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
 
     def _possible(self, backend: Backend) -> tuple[Stage, ...]:
         """The stages without limits beyond all rows, which some databases cannot even read as a number."""
@@ -160,4 +181,12 @@ def _result(ranking: Ranking, certificate: Certificate) -> SearchResult:
         Hit(row.id, score, row.document, row.metadata, first)
         for row, score, first in zip(ranking.rows, scores, coarse, strict=True)
     ]
-    return SearchResult(tuple(hits), certificate, ranking.trace)
+    return SearchResult(tuple(hits), certificate)
+
+
+def _explained(ranking: Ranking, certificate: Certificate) -> SearchResult:
+    found = _result(ranking, certificate)
+    hits = found.hits
+    if ranking.ranks is not None:
+        hits = tuple(replace(hit, ranks=ranks) for hit, ranks in zip(hits, ranking.ranks, strict=True))
+    return SearchResult(hits, certificate, ranking.trace)

@@ -7,18 +7,19 @@ anything that can perform the requests; an asynchronous driver is the same loop 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from .documents import Row
+from .errors import BackendError
 from .filters import Filter
 from .matryoshka import FloatArray, prefix
 from .scoring import cosine_scores, rank
+from .tracing import Explanation, Seen, StageTrace, Trace
 
 __all__ = [
     "Candidates",
@@ -77,25 +78,6 @@ class SearchRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class StageTrace:
-    """What one stage did for all queries of a request together."""
-
-    name: str
-    dims: int
-    scored: int | None
-    """Vectors scored; None where the index does not tell."""
-    kept: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """What each stage of a search did."""
-
-    stages: tuple[StageTrace, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Ranking:
     """The answer to one query: rows best first, with parallel scores."""
 
@@ -103,6 +85,8 @@ class Ranking:
     scores: FloatArray
     coarse_scores: FloatArray | None = None
     trace: Trace | None = None
+    ranks: list[tuple[int, ...]] | None = None
+    """Of each row its rank in every stage, from 1 up; as the trace, only where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +95,8 @@ class Candidates:
 
     ids: list[str]
     scores: FloatArray
+    bytes_read: int | None = None
+    """Bytes of vectors read to find them, where the backend knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +187,14 @@ def _until_whole(
 
 def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
     """The rankings, and how many candidates each query had."""
-    clock = _Clock()
+    told = Explanation() if request.explain else None
     first, *rest = request.stages
-    coarse: list[Candidates] = yield CoarseSearch(prefix(request.vectors, first.dims), first.limit, filter)
-    clock.lap("coarse", first.dims, None, sum(len(c.ids) for c in coarse))
+    search = CoarseSearch(prefix(request.vectors, first.dims), first.limit, filter)
+    coarse: list[Candidates] = yield search
+    if told is not None:
+        seconds = told.lap()
+        dropped = yield from _first_dropped(search, coarse)
+        told.tell("coarse", first.dims, seconds, _seen(coarse, dropped))
 
     wanted = list(dict.fromkeys(id for c in coarse for id in c.ids))
     vectors: FloatArray
@@ -217,25 +207,67 @@ def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tupl
     positions = [np.fromiter((at[id] for id in kept), dtype=np.intp, count=len(kept)) for kept in ids]
     coarse_score = [dict(zip(c.ids, c.scores, strict=True)) for c in coarse]
     scores: list[FloatArray] = [np.empty(0, dtype=np.float32)] * len(ids)
+    row_bytes = vectors.itemsize * vectors.shape[1]
     for stage in rest:
-        scored = sum(map(len, ids))
+        before: list[tuple[FloatArray, list[str]]] = []
         for q, query in enumerate(request.vectors):
             full = cosine_scores(query, vectors[positions[q]], stage.dims)
+            if told is not None:
+                before.append((full, ids[q]))
             best = rank(full, ids[q], stage.limit)
             ids[q], positions[q], scores[q] = [ids[q][i] for i in best], positions[q][best], full[best]
-        clock.lap("rerank", stage.dims, scored, sum(map(len, ids)))
+        if told is not None:
+            read = row_bytes if stage is rest[0] else 0
+            seconds = told.lap()
+            seen = [Seen.scored(*each, stage.limit, bytes_read=read * len(each[1])) for each in before]
+            told.tell("rerank", stage.dims, seconds, seen)
 
     answer = yield from _with_rows(ids, scores, coarse_score)
-    return clock.sign(answer) if request.explain else answer, [len(c.ids) for c in coarse]
+    return answer if told is None else told.sign(answer), [len(c.ids) for c in coarse]
 
 
 def _exact_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
     """The rankings, and how many rows each query found."""
-    clock = _Clock()
-    found: list[Candidates] = yield ExactSearch(request.vectors, request.k, filter)
-    clock.lap("exact", request.stages[0].dims, None, sum(len(c.ids) for c in found))
+    search = ExactSearch(request.vectors, request.k, filter)
+    if not request.explain:
+        found: list[Candidates] = yield search
+        answer = yield from _with_rows([c.ids for c in found], [c.scores for c in found], None)
+        return answer, [len(c.ids) for c in found]
+    told = Explanation()
+    try:  # one more, which is the first one dropped
+        found = yield replace(search, limit=request.k + 1)
+    except BackendError:  # a database may refuse just that one
+        found = yield search
+    seconds = told.lap()
+    beyond = [float(c.scores[request.k]) if len(c.ids) > request.k else None for c in found]
+    found = [replace(c, ids=c.ids[: request.k], scores=c.scores[: request.k]) for c in found]
+    told.tell("exact", request.stages[0].dims, seconds, _seen(found, beyond))
     answer = yield from _with_rows([c.ids for c in found], [c.scores for c in found], None)
-    return clock.sign(answer) if request.explain else answer, [len(c.ids) for c in found]
+    return told.sign(answer), [len(c.ids) for c in found]
+
+
+def _first_dropped(search: CoarseSearch, found: Sequence[Candidates]) -> Steps[list[float | None]]:
+    """For each query the score of the best one that was not found, by a search for one more.
+
+    That is asked for apart, because an approximate index may find others when it is asked for more.
+    """
+    nothing: list[float | None] = [None] * len(found)
+    if all(len(c.ids) < search.limit for c in found):
+        return nothing
+    try:
+        more: list[Candidates] = yield replace(search, limit=search.limit + 1)
+    except BackendError:  # a database may refuse just that one; the search itself has its answer
+        return nothing
+    dropped = []
+    for few, many in zip(found, more, strict=True):
+        known = set(few.ids)
+        beyond = [score for id, score in zip(many.ids, many.scores.tolist(), strict=True) if id not in known]
+        dropped.append(max(beyond) if beyond and len(few.ids) == search.limit else None)
+    return dropped
+
+
+def _seen(found: Sequence[Candidates], dropped: Sequence[float | None]) -> list[Seen]:
+    return [Seen.found(c.scores, c.ids, best, bytes_read=c.bytes_read) for c, best in zip(found, dropped, strict=True)]
 
 
 def _with_rows(
@@ -250,20 +282,3 @@ def _with_rows(
         first = None if coarse is None else np.array([coarse[q][kept[i]] for i in alive], dtype=np.float32)
         rankings.append(Ranking([by_id[kept[i]] for i in alive], scores[q][alive], first))
     return rankings
-
-
-class _Clock:
-    """Collects what each stage did."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self._stages: list[StageTrace] = []
-
-    def lap(self, name: str, dims: int, scored: int | None, kept: int) -> None:
-        now = time.perf_counter()
-        self._stages.append(StageTrace(name, dims, scored, kept, now - self._last))
-        self._last = now
-
-    def sign(self, rankings: list[Ranking]) -> list[Ranking]:
-        trace = Trace(tuple(self._stages))
-        return [Ranking(r.rows, r.scores, r.coarse_scores, trace) for r in rankings]

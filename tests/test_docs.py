@@ -27,7 +27,19 @@ def test_the_readmes_code_runs(
 
 @pytest.mark.parametrize(
     "name",
-    ["encoders", "evaluation", "faiss", "filters", "models", "moving", "planning", "resolutions", "rotation"],
+    [
+        "encoders",
+        "evaluation",
+        "explain",
+        "faiss",
+        "filters",
+        "models",
+        "moving",
+        "planning",
+        "reranking",
+        "resolutions",
+        "rotation",
+    ],
 )
 def test_a_pages_blocks_run_one_by_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -113,8 +113,8 @@ def test_a_result_is_an_immutable_sequence() -> None:
 @pytest.mark.parametrize(
     ("made", "values"),
     [
-        (Hit("a", 0.5, "text", {"n": 1}, 0.25), ("a", 0.5, "text", {"n": 1}, 0.25)),
-        (Hit(id="a", score=0.5, document=None), ("a", 0.5, None, {}, None)),
+        (Hit("a", 0.5, "text", {"n": 1}, 0.25), ("a", 0.5, "text", {"n": 1}, 0.25, None, None)),
+        (Hit("a", 0.5, None, ranks=(3, 1), rerank_score=7.0), ("a", 0.5, None, {}, None, (3, 1), 7.0)),
         (Row("a", "text", {"n": 1}), ("a", "text", {"n": 1}, None)),
         (Row(id="a", document=None), ("a", None, {}, None)),
     ],

@@ -36,6 +36,7 @@ from . import (
     search,
     take,
     upkeep,
+    why_not,
 )
 from .output import Output, on_one_line
 
@@ -72,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mrl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for module in (
-        index, search, embed, learn, plan, info, manage, upkeep, take, move, reindex, rotate, models, diagnose,
+        index, search, why_not, embed, learn, plan, info, manage, upkeep, take, move, reindex, rotate, models, diagnose,
         evaluate, demo,
     ):  # fmt: skip
         module.add_parsers(commands)

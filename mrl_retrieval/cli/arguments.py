@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any, TextIO
 
+from mrl_retrieval.searching import RerankOptions
 from mrl_retrieval.settings import check_recall
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "add_dims",
     "add_options",
     "add_progress",
+    "add_reranker",
     "backend_option",
     "dims",
     "filter_json",
+    "given_reranker",
     "positive",
     "share",
     "wants_progress",
@@ -121,3 +124,21 @@ def add_progress(parser: argparse.ArgumentParser) -> None:
 def wants_progress(arguments: argparse.Namespace, stream: TextIO) -> bool:
     """Whether to show progress: as asked, else on a terminal."""
     return bool(arguments.progress or (stream.isatty() and not arguments.no_progress))
+
+
+def add_reranker(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a reranker."""
+    parser.add_argument(
+        "--reranker", metavar="NAME", help="a third stage: cross-encoder:FOLDER_OR_NAME reads the first hits"
+    )
+    parser.add_argument("--rerank-top-k", type=positive, metavar="N", help="hits that it reads at most (50)")
+
+
+def given_reranker(arguments: argparse.Namespace) -> RerankOptions:
+    """What was given of them, as a search takes it."""
+    given: RerankOptions = {}
+    if arguments.reranker is not None:
+        given["reranker"] = arguments.reranker
+    if arguments.rerank_top_k is not None:
+        given["rerank_top_k"] = arguments.rerank_top_k
+    return given

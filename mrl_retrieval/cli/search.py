@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from typing import Any
 
 from mrl_retrieval.documents import Hit, SearchResult
@@ -12,8 +13,8 @@ from mrl_retrieval.ingest import BOOKKEEPING
 from mrl_retrieval.retriever import MatryoshkaRetriever
 from mrl_retrieval.settings import NOT_GIVEN
 
-from .arguments import add_options, filter_json, positive, share
-from .output import Output, fitted, on_one_line, plural, snippet, text_width
+from .arguments import add_options, add_reranker, filter_json, given_reranker, positive, share
+from .output import Output, fitted, on_one_line, plural, readable_bytes, snippet, text_width
 
 __all__ = ["add_parsers"]
 
@@ -28,7 +29,8 @@ def add_parsers(commands: Any) -> None:
         description="Search a collection, best hits first: score (cosine over the full vectors), coarse score (over "
         "the prefixes), id, source, and the part of the text with most of the query's words.",
         epilog="With --json the output is one JSON document: query, address, seconds, certificate, hits (rank, id, "
-        "score, coarse_score, document, metadata) and stages (name, dims, scored, kept, seconds).",
+        "score, coarse_score, document, metadata, ranks, rerank_score) and stages (name, dims, candidates_in, "
+        "candidates_out, seconds, bytes_read, last_score, margin).",
         allow_abbrev=False,
     )
     parser.add_argument("address", metavar="URI", help="address of the collection, such as faiss:./kb")
@@ -43,7 +45,8 @@ def add_parsers(commands: Any) -> None:
     )
     parser.add_argument("--filter", type=filter_json, metavar="JSON", help="only rows whose metadata match")
     parser.add_argument("--exact", action="store_true", help="score every full vector: what the stages approximate")
-    parser.add_argument("--explain", action="store_true", help="show what each stage did, and how long it took")
+    parser.add_argument("--explain", action="store_true", help="show what each stage did, and the hits' ranks in each")
+    add_reranker(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
         "--encoder", metavar="NAME", help="where the collection does not know its encoder's name: which it was"
@@ -73,6 +76,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             exact=arguments.exact,
             recall=arguments.recall,
             explain=True,
+            **given_reranker(arguments),
         )
         seconds = time.perf_counter() - began
         address = str(retriever.backend.address)
@@ -97,20 +101,34 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _print_stages(output: Output, result: SearchResult) -> None:
-    """A table of what each stage did."""
-    rows = [["stage", "dims", "scored", "kept", "ms"]]
-    for stage in result.trace.stages if result.trace else ():
-        scored = "" if stage.scored is None else f"{stage.scored:,}"
-        rows.append([stage.name, str(stage.dims), scored, f"{stage.kept:,}", f"{stage.seconds * 1000:.2f}"])
+    """A table of what each stage did, and one of the hits' ranks."""
+    stages = result.trace.stages if result.trace else ()
+    rows = [["stage", "dims", "in", "out", "ms", "read", "last score", "margin"]]
+    for stage in stages:
+        read = "" if stage.bytes_read is None else readable_bytes(stage.bytes_read)
+        counts = [_count(stage.dims), _count(stage.candidates_in), _count(stage.candidates_out)]
+        scores = [_score(stage.last_score), _score(stage.margin)]
+        rows.append([stage.name, *counts, f"{stage.seconds * 1000:.2f}", read, *scores])
     output.table(rows)
+    if len(result):
+        output.line()
+        names = [stage.name if stage.dims is None else f"{stage.name} {stage.dims}" for stage in stages]
+        room = output.width - sum(len(name) + 2 for name in names) - 2
+        ranks = [[fitted(on_one_line(hit.id), room, keep_end=True), *map(str, hit.ranks or ())] for hit in result]
+        output.table([["rank in", *names], *ranks])
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _stages_json(result: SearchResult) -> list[dict[str, Any]]:
     """What each stage did, as JSON."""
-    return [
-        {"name": s.name, "dims": s.dims, "scored": s.scored, "kept": s.kept, "seconds": s.seconds}
-        for s in (result.trace.stages if result.trace else ())
-    ]
+    return [asdict(stage) for stage in (result.trace.stages if result.trace else ())]
 
 
 def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
@@ -121,11 +139,15 @@ def _hit_json(rank: int, hit: Hit) -> dict[str, Any]:
         "coarse_score": hit.coarse_score,
         "document": hit.document,
         "metadata": {key: value for key, value in hit.metadata.items() if key != BOOKKEEPING},
+        "ranks": hit.ranks,
+        "rerank_score": hit.rerank_score,
     }
 
 
 def _print_hit(output: Output, rank: int, hit: Hit, query: str) -> None:
     coarse = "" if hit.coarse_score is None else f"coarse {hit.coarse_score:.3f}  "
+    if hit.rerank_score is not None:
+        coarse += f"reranked {hit.rerank_score:.3f}  "
     room = output.width - len(f"{rank:>3}  {hit.score:.3f}  {coarse}")
     name, source, span = on_one_line(hit.id), *_origin(hit)
     name = fitted(name, room - len(span), keep_end=True)

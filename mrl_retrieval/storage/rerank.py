@@ -14,7 +14,8 @@ from mrl_retrieval.filters import Filter, matches
 from mrl_retrieval.matryoshka import FloatArray
 from mrl_retrieval.parallel import spread
 from mrl_retrieval.scoring import rank
-from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace
+from mrl_retrieval.tracing import Explanation, Seen
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
 from .database import RESTORE
 from .scan import best_of
@@ -22,7 +23,7 @@ from .segments import PositionArray
 from .snapshot import Snapshot, all_decoded
 from .stored_cosines import best_stored, stored_cosines
 
-__all__ = ["Near", "Reranker", "Scored", "candidates", "rankings"]
+__all__ = ["Near", "Reranker", "Scored", "candidates", "explained_ids", "rankings"]
 
 Scored = tuple[PositionArray, FloatArray, FloatArray | None]
 """Positions, scores, and coarse scores if there are any: (n,) each."""
@@ -78,13 +79,13 @@ class Near(NamedTuple):
 
 
 class Reranker:
-    """Rescores the candidates of the queries of one request, and keeps count."""
+    """Rescores the candidates of the queries of one request; of one that asks for it, keeps what each stage did."""
 
     def __init__(self, request: SearchRequest, snapshot: Snapshot) -> None:
         self._request = request
         self._snapshot = snapshot
         self._stages = request.stages[1:]
-        self._seen: list[list[tuple[int, int, float]]] = [[] for _ in request.vectors] if request.explain else []
+        self._seen: list[list[tuple[Seen, float]]] = [[] for _ in request.vectors] if request.explain else []
 
     def rankings(self, near: Near, coarse_scores: Sequence[FloatArray] | None) -> list[Ranking]:
         """For each query the ranking of its candidates, whose coarse scores are given too, (n,) each, if there are any.
@@ -105,8 +106,8 @@ class Reranker:
 
         together = len(self._stages) == 1 and coarse_scores is None and not request.explain
         work = score_together if together else score
-        if len(best) == 1:
-            work(0, 1)
+        if len(best) == 1 or self._seen:  # what is kept of each stage asks the database, which is one thread's
+            work(0, len(best))
         else:
             spread(len(best), work, least=_WORTH_THREADS)
         return rankings(self._snapshot, best, request.k, request.filter)
@@ -115,23 +116,34 @@ class Reranker:
         scores = _NO_SCORES
         for i, stage in enumerate(self._stages):
             started = time.perf_counter()
-            scored = len(positions)
             scores = stored_cosines(self._snapshot.fine, positions, self._request.vectors[q], stage.dims)
             last = i == len(self._stages) - 1
             # Ties are kept together in the last stage, where ids decide; before it any of them will do.
             chosen = best_of(scores, stage.limit) if last else _first(scores, stage.limit)
+            if self._seen:
+                seconds = time.perf_counter() - started
+                chosen = self._see(q, positions, scores, stage.limit, seconds)
             if len(chosen) < len(scores):
                 positions, scores = positions[chosen], scores[chosen]
                 coarse_scores = None if coarse_scores is None else coarse_scores[chosen]
-            if self._seen:
-                self._seen[q].append((scored, min(len(chosen), stage.limit), time.perf_counter() - started))
         return positions, scores, coarse_scores
 
-    def traces(self) -> tuple[StageTrace, ...]:
-        """What each stage did for all queries together, of a request that asks for it; seconds of several threads add
-        up."""
-        sums = [tuple(map(sum, zip(*of_stage, strict=True))) for of_stage in zip(*self._seen, strict=True)]
-        return tuple(StageTrace("rerank", stage.dims, *sums[i]) for i, stage in enumerate(self._stages))
+    def _see(self, q: int, positions: PositionArray, scores: FloatArray, limit: int, seconds: float) -> PositionArray:
+        """Keep what a stage did. Returns its choice with ties in the order of ids, as ranks are told."""
+        ids = explained_ids(self._snapshot, positions)
+        read = len(positions) * self._snapshot.fine.layout.row_bytes
+        self._seen[q].append((Seen.scored(scores, ids, limit, read), seconds))
+        return rank(scores, ids, limit)
+
+    def tell(self, told: Explanation) -> None:
+        """What each stage did, of a request that asks for it."""
+        for stage, each in zip(self._stages, zip(*self._seen, strict=True), strict=True):
+            told.tell("rerank", stage.dims, sum(seconds for _, seconds in each), [seen for seen, _ in each])
+
+
+def explained_ids(snapshot: Snapshot, positions: PositionArray) -> list[str]:
+    """Ids of candidates, without asking the database where they are at hand."""
+    return snapshot.texts(positions).ids if snapshot.has_all_texts() else snapshot.ids(positions)
 
 
 def rankings(snapshot: Snapshot, scored: Sequence[Scored], k: int, filter: Filter | None) -> list[Ranking]:

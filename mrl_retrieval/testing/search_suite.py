@@ -185,16 +185,6 @@ class SearchSuite(SuiteBase):
             assert [(h.document, h.metadata) for h in one] == [(h.document, h.metadata) for h in other]
         assert filled.search_batch_by_vector(np.empty((0, DIM))) == []
 
-    def test_explain_says_what_each_stage_did(self, filled: MatryoshkaRetriever, queries: Any) -> None:
-        stored = Stored(filled.backend)
-        result = filled.search_by_vector(queries[0], 5, stages=[(COARSE, 100), (16, 20)], explain=True)
-        assert [stage.dims for stage in result.trace.stages] == [COARSE, 16, DIM]
-        assert [stage.kept for stage in result.trace.stages] == [100, 20, 5]
-        assert all(stage.seconds >= 0 for stage in result.trace.stages)
-        short = stored.scores(queries[0], COARSE)
-        for hit in result:
-            assert hit.coarse_score == pytest.approx(short[hit.id], abs=2e-3)
-
     def test_hits_belong_to_the_caller(self, filled: MatryoshkaRetriever, queries: Any) -> None:
         hit = filled.search_by_vector(queries[0], 1)[0]
         assert hit.document == f"text {int(hit.id[4:])}" and hit.metadata == {"i": int(hit.id[4:])}

@@ -17,7 +17,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 def sections() -> dict[str, str]:
-    parts = re.split(r"^## `mrl (\w+)`.*$", PAGE, flags=re.MULTILINE)
+    parts = re.split(r"^## `mrl ([\w-]+)`.*$", PAGE, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 

@@ -79,11 +79,13 @@ def test_filter_top_k_and_exact(mrl, uri, filled):
 
 
 def test_explain(mrl, uri, filled):
-    lines = mrl("search", uri, "cake", "--explain").out.splitlines()
-    table = [line.split() for line in lines[-3:]]
-    assert table[0] == ["stage", "dims", "scored", "kept", "ms"]
-    assert table[1][:2] == ["coarse", "64"]
-    assert table[2][:1] == ["rerank"]
+    lines = mrl("search", uri, "cake", "--explain", "--top-k", 2).out.splitlines()
+    table = [line.split() for line in lines[-7:]]
+    assert table[0] == ["stage", "dims", "in", "out", "ms", "read", "last", "score", "margin"]
+    assert table[1][:4] == ["coarse", "64", "4", "4"] and len(table[1]) == 8  # nothing was dropped: no margin
+    assert table[2][0] == "rerank" and table[2][2:4] == ["4", "2"] and float(table[2][-1]) > 0
+    assert table[4][:4] == ["rank", "in", "coarse", "64"]
+    assert table[5] == ["cake", "1", "1"]
 
 
 def test_control_characters_do_not_reach_the_terminal(mrl, uri, index, jsonl):
@@ -125,3 +127,27 @@ def test_widths():
     assert all(text_width(line) <= 10 for line in snippet("x" * 100 + " y", "z", 10))
     assert [readable_bytes(n) for n in (None, 0, 999, 1500, 2_000_000, 3e12)] == [
         "unknown", "0 B", "999 B", "1.5 KB", "2.0 MB", "3.0 TB"]  # fmt: skip
+
+
+def test_why_not(mrl, uri, filled):
+    lost = mrl("why-not", uri, "How do I undo a commit?", "cake", "--top-k", 1)
+    assert (lost.status, lost.err) == (0, "")
+    assert lost.out.startswith("'cake' was lost in the final cut") and "would have kept it." in lost.out
+    found = mrl("why-not", uri, "cake", "cake", "--coarse-top-k", 10)
+    assert found.out.startswith("'cake' was found: it is hit 1, with a score of ")
+    told = json.loads(mrl("why-not", uri, "commit", "cake", "--top-k", 1, "--exact", "--json").out)
+    assert (told["verdict"], told["stage"]) == ("lost", "exact") and told["rank"] == told["top_k"] > 1
+    assert told["lost_by"] == told["last_score"] - told["score"] and "'cake' was lost" in told["why"]
+    assert (
+        json.loads(mrl("why-not", uri, "cake", "cake", "--filter", '{"n": 99}', "--json").out)["verdict"]
+        == "filtered out"
+    )
+    assert "no row with this id" in mrl("why-not", uri, "cake", "nobody").out
+
+
+def test_a_reranker_that_is_not_there(mrl, uri, filled, tmp_path):
+    for command in (("search", uri, "cake"), ("why-not", uri, "cake", "git")):
+        done = mrl(*command, "--reranker", f"cross-encoder:{tmp_path}/none", "--rerank-top-k", 3)
+        assert done.status == 1 and "cannot be loaded" in done.err
+        assert "cross-encoder:FOLDER_OR_NAME" in mrl(*command, "--reranker", "none").err
+        assert "there is none" in mrl(*command, "--rerank-top-k", 3).err

@@ -69,6 +69,9 @@ class FlatStructure(Structure):
             scores, places = self._index.search(queries, limit, params=params)
         return scores, places
 
+    def bytes_scanned(self, allowed: Allowed) -> int | None:
+        return allowed.count * self.dims * 4
+
     def write(self, path: Path) -> None:
         write_index(self._index, path)
 

@@ -65,7 +65,7 @@ class CoarseIndex:
             mask: which of the last vectors take part, live ones only; None: all live ones.
             probes: see :meth:`Structure.search`.
         """
-        allowed = self.everyone if mask is None else self._allowed(mask)
+        allowed = self.among(mask)
         limit = min(limit, allowed.count)
         if not limit or not len(queries):
             return np.empty((len(queries), 0), dtype=np.float32), np.empty((len(queries), 0), dtype=np.int64)
@@ -75,11 +75,14 @@ class CoarseIndex:
     def candidates(self, queries: FloatArray, recall: float, k: int, mask: Mask | None) -> Near:
         """Numbers of as many candidates of each query (Q, dims) as was learned to be enough; see
         :meth:`Structure.candidates`."""
-        allowed = self.everyone if mask is None else self._allowed(mask)
+        allowed = self.among(mask)
         near = self.structure.candidates(queries, recall, k, allowed)
         return Near(near.numbers + self.first, near.counts) if self.first else near
 
-    def _allowed(self, mask: Mask) -> Allowed:
+    def among(self, mask: Mask | None) -> Allowed:
+        """The places that take part, as ``mask`` says it in :meth:`search`."""
+        if mask is None:
+            return self.everyone
         cut_off = self.structure.count - len(mask)  # compacted away, but not yet out of the structure
         return Allowed(np.concatenate([np.zeros(cut_off, dtype=np.bool_), mask]) if cut_off else mask)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +11,12 @@ from mrl_retrieval.filters import Filter
 from mrl_retrieval.matryoshka import FloatArray, prefix
 from mrl_retrieval.storage import Near, Reranker, Snapshot, Store, candidates
 from mrl_retrieval.storage import rankings as with_rows
+from mrl_retrieval.storage.rerank import explained_ids
 from mrl_retrieval.storage.stored_cosines import stored_cosines
-from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest, StageTrace, Trace
+from mrl_retrieval.tracing import Explanation, Seen
+from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
+from .beyond import Beyond
 from .exact import ExactSearcher
 from .following import FollowingIndex
 from .index import CoarseIndex
@@ -25,36 +27,39 @@ __all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"
 _Nearest = tuple[FloatArray, npt.NDArray[np.int64]]
 """Scores and positions of the candidates of each query."""
 
-_Found = tuple[FloatArray | list[FloatArray] | None, Near, Structure, float]
-"""Coarse scores, if they are cosines, and the candidates of each query; of what; seconds."""
+_Found = tuple[FloatArray | list[FloatArray] | None, Near, Structure, tuple[Explanation, Beyond] | None]
+"""Coarse scores, if they are cosines, and the candidates of each query; of what; what is to be told of it."""
 
 
 def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
     """The rankings of a request that has stages; ``filter`` is its own, resolved."""
-    started = time.perf_counter()
 
     def search(snapshot: Snapshot, coarse: CoarseIndex) -> _Found:
+        told = Explanation() if request.explain else None
         scores, near = _candidates(snapshot, coarse, request, filter, index.probes)
-        return scores, near, coarse.structure, time.perf_counter() - started
+        if told is None:
+            return scores, near, coarse.structure, None
+        beyond = Beyond.of(told.lap(), snapshot, coarse, request, filter, index.probes)
+        return scores, near, coarse.structure, (told, beyond)
 
     def rest(snapshot: Snapshot, found: _Found) -> list[Ranking]:
-        scores, near, structure, coarse_seconds = found
-        if scores is None and request.explain:
+        scores, near, structure, explained = found
+        if scores is None and explained is not None:
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
             each, dims = range(len(near.counts)), request.stages[0].dims
             scores = [stored_cosines(snapshot.fine, near.of(q), request.vectors[q], dims) for q in each]
         elif scores is None and request.recall is None and len(request.stages) == 2:
             short = structure.shortlist(snapshot, request.vectors, near.numbers, request.k)
             near = near if short is None else Near.joined(short)
-        kept = int(near.counts.sum()) if request.explain else 0
         rerank = Reranker(request, snapshot)
         answers = rerank.rankings(near, None if scores is None else list(scores))
         index.searched(len(answers), snapshot)
-        if not request.explain:
+        if explained is None or scores is None:
             return answers
-        first = StageTrace("coarse", request.stages[0].dims, None, kept, coarse_seconds)
-        trace = Trace((first, *rerank.traces()))
-        return [replace(answer, trace=trace) for answer in answers]
+        told, beyond = explained
+        told.tell("coarse", request.stages[0].dims, beyond.seconds, beyond.seen(snapshot, request, near, scores))
+        rerank.tell(told)
+        return told.sign(answers)
 
     return index.on(search, rest)
 
@@ -101,16 +106,21 @@ def exact_candidates(
 
 def exact_rankings(store: Store, exact: ExactSearcher, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
     """The same as the rankings of a request that is exact; ``filter`` is its own, resolved."""
-    started = time.perf_counter()
+    told = Explanation() if request.explain else None
     with store.snapshot() as snapshot:
-        answer = exact.search(snapshot, request.vectors, request.k, snapshot.vector_mask(filter))
-        seconds = time.perf_counter() - started
+        allowed = snapshot.vector_mask(filter)
+        k = request.k if told is None else request.k + 1  # one more, which is the first one dropped
+        answer = exact.search(snapshot, request.vectors, k, allowed)
+        if told is not None:
+            seconds, count = told.lap(), int(np.count_nonzero(allowed))
+            seen = []
+            for positions, scores in answer.found:
+                ids = explained_ids(snapshot, positions)
+                each = Seen.scored(scores, ids, request.k, answer.bytes_read)
+                seen.append(replace(each, candidates_in=count))
+            told.tell("exact", request.stages[0].dims, seconds, seen)
         answers = with_rows(snapshot, [(p, s, None) for p, s in answer.found], request.k, filter)
-    if not request.explain:
-        return answers
-    kept = sum(len(ranked.rows) for ranked in answers)
-    trace = Trace((StageTrace("exact", request.stages[0].dims, answer.rescored, kept, seconds),))
-    return [replace(ranked, trace=trace) for ranked in answers]
+    return answers if told is None else told.sign(answers)
 
 
 def _nearest(

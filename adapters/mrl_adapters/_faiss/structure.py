@@ -88,6 +88,10 @@ class Structure(ABC):
             probes: how many lists to look into, where there are lists; None: as many as was found to be enough.
         """
 
+    def bytes_scanned(self, allowed: Allowed) -> int | None:
+        """Bytes of prefixes that a search among these reads; None: that depends on the query."""
+        return None
+
     def shortlist(
         self, snapshot: Snapshot, queries: FloatArray, positions: PositionArray, k: int
     ) -> Sequence[PositionArray] | None:

@@ -57,11 +57,13 @@ def test_explain(kb):
     queries = vectors_of(3, 5)
     request = SearchRequest(queries, (Stage(COARSE, 20), Stage(12, 8), Stage(DIM, 5)), None, True)
     trace = kb.search(request)[0].trace
-    assert [(s.name, s.dims, s.scored, s.kept) for s in trace.stages] == [
-        ("coarse", 6, None, 60), ("rerank", 12, 60, 24), ("rerank", 24, 24, 15),
+    assert trace.queries == 3
+    assert [(s.name, s.dims, s.candidates_in, s.candidates_out, s.bytes_read) for s in trace.stages] == [
+        ("coarse", 6, 30, 20, 30 * 6 * 4), ("rerank", 12, 20, 8, 20 * DIM * 2), ("rerank", 24, 8, 5, 8 * DIM * 2),
     ]  # fmt: skip
     trace = kb.search(SearchRequest(queries, (Stage(DIM, 5),), None, True))[0].trace
-    assert [(s.name, s.dims, s.scored, s.kept) for s in trace.stages] == [("exact", 24, 90, 15)]
+    assert [(s.name, s.dims, s.candidates_in, s.candidates_out) for s in trace.stages] == [("exact", 24, 30, 5)]
+    assert trace.stages[0].bytes_read >= 30 * DIM * 2
 
 
 def test_nothing_to_find(kb):

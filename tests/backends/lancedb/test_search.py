@@ -110,7 +110,7 @@ class TestOracle:
         asked = SearchRequest(vectors(2, seed=7), stages, None, explain=True)
         found = memory.search(asked)
         check(found, exact_search(asked.vectors, vectors(400), [row.id for row in stored], 7), stored)
-        assert found[0].trace is not None and [stage.kept for stage in found[0].trace.stages] == [800, 800, 14]
+        assert found[0].trace is not None and [stage.candidates_out for stage in found[0].trace.stages] == [400, 400, 7]
 
     @pytest.mark.parametrize("dtype", ["float32", "float16"])
     def test_exact(self, dtype: str) -> None:
