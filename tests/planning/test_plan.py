@@ -37,7 +37,7 @@ def recall(kb: MatryoshkaRetriever, queries: Any, **options: Any) -> float:
 def limits(kb: MatryoshkaRetriever, **options: Any) -> list[int | None]:
     trace = kb.search_by_vector(made(1, 8)[0], explain=True, **options).trace
     assert trace is not None
-    return [stage.kept for stage in trace.stages]
+    return [stage.candidates_out for stage in trace.stages]
 
 
 @pytest.mark.parametrize("backend", ["memory:", "faiss"])
