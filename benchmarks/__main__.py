@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import canaries, encoding, quality, speed, truncation
+from benchmarks import canaries, encoding, monitoring, quality, speed, truncation
 from benchmarks.datasets import require_data
 from benchmarks.report import machine
 
@@ -14,6 +14,7 @@ PARTS = {
     "speed": speed,
     "canaries": canaries,
     "encoding": encoding,
+    "monitoring": monitoring,
 }
 
 

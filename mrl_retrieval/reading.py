@@ -5,7 +5,7 @@ How the arguments of a search become a backend's request is in ``searching.py``,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -26,6 +26,8 @@ from .settings import NOT_GIVEN, NotGiven, StageSpec, check_positive
 
 if TYPE_CHECKING:
     from .coarse.depth import LearnedDepth
+    from .monitoring.report import RecallReport
+    from .monitoring.watch import Watch
 
 __all__ = ["CollectionInfo", "CollectionReader"]
 
@@ -47,6 +49,7 @@ class CollectionReader:
     _searches: PreparedSearches
     _encode: TextEncoding
     _auto: AutoRotation | None
+    _watch: Watch | None
 
     def search(
         self,
@@ -188,6 +191,50 @@ class CollectionReader:
         self._collection.check_current(writing=False)
         if queries is None:
             return cast("LearnedDepth", self._backend.learn_depth(None, k))
+        vectors = prefix(self._collection.turned(self._query_vectors(queries, manifest)), manifest.fine_dims)
+        return cast("LearnedDepth", self._backend.learn_depth(vectors, k))
+
+    def measure_recall(
+        self,
+        queries: Any = None,
+        n: int = 200,
+        filter: Mapping[str, Any] | Filter | None = None,
+        *,
+        top_k: int | NotGiven = NOT_GIVEN,
+        coarse_top_k: int | NotGiven = NOT_GIVEN,
+        stages: StageSpec | None = None,
+        recall: float | None = None,
+        confidence: float = 0.95,
+        progress: bool | Callable[[int, int | None], None] = False,
+    ) -> RecallReport:
+        """Hold searches to the collection's own exact search: the share of the true best they find, by score with ties.
+
+        Args:
+            queries: texts, or full embeddings (Q, D); ten at least, better 200. None: stored vectors stand for
+                queries, each without its own row; they are nearer to each other than queries are, which is easier.
+            n: how many stored vectors are drawn, evenly, where they stand for queries.
+            filter, top_k, coarse_top_k, stages, recall: as for :meth:`search`.
+            confidence: of the bounds of the mean.
+            progress: as :meth:`~mrl_retrieval.MatryoshkaRetriever.index` takes it.
+
+        Raises:
+            CollectionNotFound: nothing was indexed yet.
+            InvalidInput: there are too few queries or vectors, or an argument cannot be used.
+        """
+        from .monitoring.measuring import audit  # here: most processes audit nothing
+
+        manifest = self.manifest or self._backend.manifest  # the latter says what is missing
+        options: SearchOptions = {"coarse_top_k": coarse_top_k, "stages": stages, "recall": recall, "filter": filter}
+        search = self._prepare(top_k, options)
+        assert search is not None
+        vectors = None
+        if queries is not None:
+            queries = list(queries) if isinstance(queries, Iterator) else queries
+            vectors = self._collection.turned(self._query_vectors(queries, manifest))
+        return audit(search, self._backend, queries, vectors, n, confidence, progress)
+
+    def _query_vectors(self, queries: Any, manifest: Manifest) -> FloatArray:
+        """Full embeddings (Q, D) of several queries, whether texts or vectors."""
         if isinstance(queries, (str, bytes)) or not isinstance(queries, Iterable):
             raise InvalidInput(f"queries is {type(queries).__name__}; pass a list of texts, or vectors (Q, D)")
         if not isinstance(queries, Sized):
@@ -196,11 +243,8 @@ class CollectionReader:
             raise InvalidInput("queries is empty; pass a few hundred texts, or vectors (Q, D), or None")
         if isinstance(next(iter(queries)), str):
             texts = [check_query(text, i) for i, text in enumerate(queries)]
-            queries = self._encode(self._collection.verified_encoder(), texts, queries=True)
-        vectors = as_vectors(queries, dim=manifest.dim, what="query vectors")
-        return cast(
-            "LearnedDepth", self._backend.learn_depth(prefix(self._collection.turned(vectors), manifest.fine_dims), k)
-        )
+            return self._encode(self._collection.verified_encoder(), texts, queries=True)
+        return as_vectors(queries, dim=manifest.dim, what="query vectors")
 
     @property
     def backend(self) -> Backend:
@@ -223,7 +267,9 @@ class CollectionReader:
         return self._encode.long_texts
 
     def _run(self, search: PreparedSearch, vectors: FloatArray) -> list[SearchResult]:
-        return search.run(self._backend, self._collection.turned(vectors))
+        if self._watch is None:
+            return search.run(self._backend, self._collection.turned(vectors))
+        return self._watch.run(search, self._backend, self._collection.turned(vectors))
 
     def _turned_back(self, row: Row) -> Row:
         if row.vector is None:

@@ -8,7 +8,7 @@ This file is the public face: it puts together an encoder, a backend and the set
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .auto_rotation import AutoRotation
 from .backend import Backend
@@ -27,6 +27,10 @@ from .rotation import Rotation
 from .searching import PreparedSearches
 from .settings import NOT_GIVEN, NotGiven, SearchSettings, StageSpec, check_positive
 from .writing import Writer
+
+if TYPE_CHECKING:
+    from .monitoring import RecallMonitor
+    from .telemetry import Telemetry
 
 __all__ = ["MatryoshkaRetriever"]
 
@@ -57,6 +61,9 @@ class MatryoshkaRetriever(CollectionReader):
             searched exactly until it has ten vectors for each dim, then rotated as by :func:`~mrl_retrieval.rotate`,
             if its prefixes find more so.
         backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
+        monitor: a :class:`~mrl_retrieval.monitoring.RecallMonitor`, which replays a share of the searches exactly.
+        telemetry: True, or a :class:`~mrl_retrieval.telemetry.Telemetry`: spans and metrics by OpenTelemetry (extra
+            ``otel``).
 
     Nothing is created before the first write. What is not given comes from the collection; what is given and
     differs from it is an error.
@@ -83,6 +90,8 @@ class MatryoshkaRetriever(CollectionReader):
         strict: bool = False,
         rotation: Rotation | Literal["auto"] | None = None,
         backend_options: Mapping[str, Any] | None = None,
+        monitor: RecallMonitor | None = None,
+        telemetry: bool | Telemetry | None = None,
     ) -> None:
         self._made = SearchSettings.checked(
             coarse_top_k,
@@ -123,6 +132,12 @@ class MatryoshkaRetriever(CollectionReader):
         self._collection_of = collection
         try:
             self._collection = collection(self._backend)
+            self._watch = None
+            if monitor is not None or telemetry:
+                from .monitoring.watch import watch  # here: most retrievers are not watched
+
+                self._watch = watch(monitor, telemetry, self._backend)
+                self._encode = self._watch.encoding(self._encode, lambda: self._backend)
         except BaseException:
             if self._backend is not backend:
                 self._backend.close()
@@ -248,6 +263,8 @@ class MatryoshkaRetriever(CollectionReader):
 
     def close(self) -> None:
         """Release files and connections; a second call is no error."""
+        if self._watch is not None:
+            self._watch.close()
         for backend in (*self._left, self._backend):
             backend.close()
 

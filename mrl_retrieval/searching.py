@@ -80,15 +80,15 @@ class PreparedSearch:
         resolved = settings.resolve(made, manifest, exact=exact)
         return cls(manifest, resolved, parsed, recall, explain)
 
-    def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
-        """Search for full embeddings, ``(Q, dim)``: one result for each."""
+    def run(self, backend: Backend, vectors: FloatArray, *, timed: bool = False) -> list[SearchResult]:
+        """Search for full embeddings, ``(Q, dim)``: one result for each; ``timed`` with a trace where that is free."""
         if self.recall is not None and not backend.capabilities.depth_by_query:
             raise NothingLearned(
                 f"recall={self.recall:g} was asked for, but the backend at {backend.address} does not learn how deep "
                 "to search for it: pass coarse_top_k instead, or use the embedded store ('faiss:FOLDER')"
             )
         queries = prefix(vectors, self.manifest.fine_dims)
-        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
+        request = SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall, timed)
         kind: Literal["exact", "candidates"] = "exact" if request.exact else "candidates"
         certificate = _certificate(kind, self.manifest.fine_dims, backend.capabilities.vector_dtype)
         return [_result(ranking, certificate) for ranking in backend.search(request)]

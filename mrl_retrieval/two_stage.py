@@ -64,6 +64,8 @@ class SearchRequest:
     recall: float | None = None
     """Search as deep as was learned to be enough for this share of the true best k, instead of the first stage's limit.
     Only for backends that declare ``depth_by_query``."""
+    timed: bool = False
+    """Fill the trace as far as that is free: with no further round trip, and no other answer."""
 
     @property
     def exact(self) -> bool:
@@ -226,7 +228,7 @@ def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tupl
         clock.lap("rerank", stage.dims, scored, sum(map(len, ids)))
 
     answer = yield from _with_rows(ids, scores, coarse_score)
-    return clock.sign(answer) if request.explain else answer, [len(c.ids) for c in coarse]
+    return clock.sign(answer) if request.explain or request.timed else answer, [len(c.ids) for c in coarse]
 
 
 def _exact_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
@@ -235,7 +237,7 @@ def _exact_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[li
     found: list[Candidates] = yield ExactSearch(request.vectors, request.k, filter)
     clock.lap("exact", request.stages[0].dims, None, sum(len(c.ids) for c in found))
     answer = yield from _with_rows([c.ids for c in found], [c.scores for c in found], None)
-    return clock.sign(answer) if request.explain else answer, [len(c.ids) for c in found]
+    return clock.sign(answer) if request.explain or request.timed else answer, [len(c.ids) for c in found]
 
 
 def _with_rows(

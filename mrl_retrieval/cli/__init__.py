@@ -19,7 +19,23 @@ from typing import NoReturn
 from mrl_retrieval import __version__
 from mrl_retrieval.errors import MRLError
 
-from . import demo, diagnose, embed, index, info, learn, manage, models, move, reindex, rotate, search, take, upkeep
+from . import (
+    demo,
+    diagnose,
+    embed,
+    index,
+    info,
+    learn,
+    manage,
+    models,
+    move,
+    recall,
+    reindex,
+    rotate,
+    search,
+    take,
+    upkeep,
+)
 from .output import Output, on_one_line
 
 __all__ = ["build_parser", "main"]
@@ -55,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mrl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for module in (
-        index, search, embed, learn, info, manage, upkeep, take, move, reindex, rotate, models, diagnose, demo,
+        index, search, embed, learn, recall, info, manage, upkeep, take, move, reindex, rotate, models, diagnose, demo,
     ):  # fmt: skip
         module.add_parsers(commands)
     return parser

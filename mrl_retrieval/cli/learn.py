@@ -12,7 +12,7 @@ from mrl_retrieval.retriever import MatryoshkaRetriever
 from .arguments import add_options, positive
 from .output import Output
 
-__all__ = ["add_parsers"]
+__all__ = ["add_parsers", "read_questions"]
 
 _ASKED = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 
@@ -43,7 +43,7 @@ def add_parsers(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Learn, and print what each depth holds."""
-    queries = None if arguments.queries is None else _questions(arguments.queries)
+    queries = None if arguments.queries is None else read_questions(arguments.queries)
     options = dict(arguments.option)
     with MatryoshkaRetriever.open(arguments.address, encoder=arguments.encoder, backend_options=options) as retriever:
         learned = retriever.learn_depth(queries, top_k=arguments.top_k)
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _questions(path: Path) -> list[str]:
+def read_questions(path: Path) -> list[str]:
     """The lines of a file that are not empty."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -46,14 +46,20 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
         elif scores is None and request.recall is None and len(request.stages) == 2:
             short = structure.shortlist(snapshot, request.vectors, near.numbers, request.k)
             near = near if short is None else Near.joined(short)
-        kept = int(near.counts.sum()) if request.explain else 0
+        traced = request.explain or request.timed
+        kept = int(near.counts.sum()) if traced else 0
         rerank = Reranker(request, snapshot)
         answers = rerank.rankings(near, None if scores is None else list(scores))
         index.searched(len(answers), snapshot)
-        if not request.explain:
+        if not traced:
             return answers
         first = StageTrace("coarse", request.stages[0].dims, None, kept, coarse_seconds)
-        trace = Trace((first, *rerank.traces()))
+        if request.explain:
+            trace = Trace((first, *rerank.traces()))
+        else:  # the reranking as a whole, since that takes short cuts where nobody looks
+            left = time.perf_counter() - started - coarse_seconds
+            hits = sum(len(answer.rows) for answer in answers)
+            trace = Trace((first, StageTrace("rerank", request.stages[-1].dims, kept, hits, left)))
         return [replace(answer, trace=trace) for answer in answers]
 
     return index.on(search, rest)
@@ -106,7 +112,7 @@ def exact_rankings(store: Store, exact: ExactSearcher, request: SearchRequest, f
         answer = exact.search(snapshot, request.vectors, request.k, snapshot.vector_mask(filter))
         seconds = time.perf_counter() - started
         answers = with_rows(snapshot, [(p, s, None) for p, s in answer.found], request.k, filter)
-    if not request.explain:
+    if not (request.explain or request.timed):
         return answers
     kept = sum(len(ranked.rows) for ranked in answers)
     trace = Trace((StageTrace("exact", request.stages[0].dims, answer.rescored, kept, seconds),))
