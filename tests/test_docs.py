@@ -25,7 +25,9 @@ def test_the_readmes_code_runs(
     assert "git revert makes a new commit" in out and out.splitlines()[-1].startswith("2 ")
 
 
-@pytest.mark.parametrize("name", ["encoders", "faiss", "filters", "models", "moving", "resolutions", "rotation"])
+@pytest.mark.parametrize(
+    "name", ["encoders", "faiss", "filters", "models", "monitoring", "moving", "resolutions", "rotation"]
+)
 def test_a_pages_blocks_run_one_by_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")

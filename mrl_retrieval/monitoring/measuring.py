@@ -64,7 +64,7 @@ def _drawn(backend: Backend, n: int, filter: Filter | None) -> tuple[list[str], 
     Raises:
         InvalidInput: there are too few.
     """
-    rows = backend.count(filter)
+    rows = backend.stats().vectors if filter is None else backend.count(filter)
     every, seen = max(rows // n, 1), 0
     ids, vectors = list[str](), list[FloatArray]()
     for batch in backend.scan(filter, vectors=True, documents=False) if rows else ():

@@ -33,8 +33,8 @@ class PacedWorker(Generic[T]):
         work: what is done. What it raises is counted, and logged once.
         most: jobs that wait at the most; further ones are dropped, and counted.
         share: share of the time that is spent on jobs, at most, above 0 and at most 1: after each job but the first,
-            the thread rests accordingly. Time is taken by the clock: never less than the thread's own on the processor, and
-            a database elsewhere is spared, too.
+            the thread rests accordingly. Time is taken by the clock: never less than the thread's own on the
+            processor, and a database elsewhere is spared, too.
         name: of the thread.
         forked: called in a forked child, where the jobs of the parent are forgotten.
     """

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 try:
-    from opentelemetry.context import Context
+    from opentelemetry.context import Context, attach, detach
     from opentelemetry.metrics import MeterProvider, get_meter
     from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider, get_tracer, set_span_in_context
 except ImportError as error:
@@ -89,32 +89,32 @@ class Telemetry:
         """:meth:`PreparedSearch.run`, recorded."""
         name, kind = _named(backend.address)
         attributes = {**kind, **_asked(search, len(vectors))}
-        begun, clock = time.time_ns(), time.perf_counter
-        # An exception is not recorded as it is, since its message may name ids, or values of a filter.
-        with self._tracer.start_as_current_span(
-            name,
-            kind=SpanKind.CLIENT,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            started = clock()
-            try:
-                results = search.run(backend, vectors, timed=True)
-            except Exception as error:
-                failed = {"error.type": type(error).__qualname__}
-                span.set_attributes(failed)
-                span.set_status(Status(StatusCode.ERROR))
-                self._duration.record(clock() - started, {**kind, **failed})
-                raise
-            seconds = clock() - started
+        span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+        # Without an SDK there is no context to be in; where a span was not sampled, what is below it is to know.
+        token = attach(set_span_in_context(span)) if span.get_span_context().is_valid else None
+        begun, started = time.time_ns(), time.perf_counter()
+        try:
+            results = search.run(backend, vectors, timed=True)
+            seconds = time.perf_counter() - started
             trace = results[0].trace if results else None
             stages: Sequence[StageTrace] = trace.stages if trace is not None else ()
-            if len(stages) > 1:
-                span.set_attribute("mrl.candidates", stages[0].kept)
-                self._candidates.record(stages[0].kept / len(vectors), kind)
             if span.is_recording():
+                if len(stages) > 1:
+                    span.set_attribute("mrl.candidates", stages[0].kept)
                 self._stage_spans(set_span_in_context(span), stages, begun)
+        except Exception as error:
+            # The exception is not recorded as it is, since its message may name ids, or values of a filter.
+            failed = {"error.type": type(error).__qualname__}
+            span.set_attributes(failed)
+            span.set_status(Status(StatusCode.ERROR))
+            self._duration.record(time.perf_counter() - started, {**kind, **failed})
+            raise
+        finally:
+            if token is not None:
+                detach(token)
+            span.end()
+        if len(stages) > 1:
+            self._candidates.record(stages[0].kept / len(vectors), kind)
         self._duration.record(seconds, kind)
         self._queries.add(len(vectors), {**kind, "mrl.exact": len(search.stages) == 1})
         for stage in stages:
