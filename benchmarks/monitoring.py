@@ -74,9 +74,12 @@ def compare(folder: Path, documents: FloatArray, queries: list[FloatArray], roun
         rows.append([name, f"{median:,.0f}", *_quartiles(speed), *_quartiles(work)])
     head = ["watched by", "searches/s", "to nothing", "quartiles", "CPU of a search, to nothing", "quartiles"]
     counts = [sum(getattr(status, name) for status in statuses) for name in ("sampled", "replayed", "dropped")]
-    busy = sum(status.seconds for status in statuses) / (rounds * seconds)
+    monitor = RecallMonitor(rate=RATE)
+    with MatryoshkaRetriever(None, address, monitor=monitor) as retriever:
+        _turn(retriever, queries, 10 * seconds)
+        long = monitor.status()
     said = "The monitor: {:,} sampled, {:,} replayed, {:,} dropped, or waiting at the end of a turn".format(*counts)
-    return f"{table(head, rows)}\n\n{said}; replays took {100 * busy:.2f} % of the time.\n\n{_parts()}"
+    return f"{table(head, rows)}\n\n{said}; in one turn ten times as long replays took {10 * long.seconds / seconds:.2f} % of the time.\n\n{_parts()}"
 
 
 @dataclass(frozen=True, slots=True)

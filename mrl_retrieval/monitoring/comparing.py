@@ -53,9 +53,9 @@ def recall_by_score(found: Sequence[Hit], truth: Sequence[Hit]) -> tuple[float, 
     last = truth[-1].score - TIE
     true, seen = {hit.id for hit in truth}, {hit.id for hit in found}
     right = sum(hit.id in true or hit.score >= last for hit in found)
-    missed = len(truth) - min(right, len(truth))
+    kept = min(right, len(truth))
     # Of a tie group at the boundary any member may be absent; only so many of the absent, the best, were lost.
-    return 1 - missed / len(truth), tuple(hit for hit in truth if hit.id not in seen)[:missed]
+    return kept / len(truth), tuple(hit for hit in truth if hit.id not in seen)[: len(truth) - kept]
 
 
 def exact_form(search: PreparedSearch) -> PreparedSearch:
