@@ -79,7 +79,8 @@ def compare(folder: Path, documents: FloatArray, queries: list[FloatArray], roun
         _turn(retriever, queries, 10 * seconds)
         long = monitor.status()
     said = "The monitor: {:,} sampled, {:,} replayed, {:,} dropped, or waiting at the end of a turn".format(*counts)
-    return f"{table(head, rows)}\n\n{said}; in one turn ten times as long replays took {10 * long.seconds / seconds:.2f} % of the time.\n\n{_parts()}"
+    busy = f"in one turn ten times as long replays took {10 * long.seconds / seconds:.2f} % of the time"
+    return f"{table(head, rows)}\n\n{said}; {busy}.\n\n{_parts()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def test_a_writer_beside_it_is_no_loss():
         def write():
             rng = np.random.default_rng(0)
             while not stop.is_set():
-                ids = rng.integers(0, 200, 3)
+                ids = rng.choice(200, 3, replace=False)
                 retriever.index(["w"] * 3, [f"w{i}" for i in ids], vectors=rng.standard_normal((3, 32)))
                 retriever.delete([f"w{i}" for i in rng.integers(0, 200, 3)])
                 time.sleep(0.001)
