@@ -3,8 +3,8 @@
 import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
-from benchmarks import monitoring  # noqa: E402
-from tests.monitoring.common import vectors  # noqa: E402
+from benchmarks import monitoring
+from tests.monitoring.common import vectors
 
 
 def test_every_way_is_measured(tmp_path):
