@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import canaries, encoding, planning, quality, speed, truncation
+from benchmarks import canaries, encoding, monitoring, planning, quality, speed, truncation
 from benchmarks.datasets import require_data
 from benchmarks.report import machine
 
@@ -15,6 +15,7 @@ PARTS = {
     "speed": speed,
     "canaries": canaries,
     "encoding": encoding,
+    "monitoring": monitoring,
 }
 
 

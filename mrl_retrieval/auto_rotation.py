@@ -10,7 +10,7 @@ from typing import Any
 
 from . import rotations
 from .collection import Collection
-from .errors import ConflictError
+from .errors import ConflictError, InvalidInput
 from .manifest import Manifest
 from .moving.rotating import rotate
 from .registry import open_backend
@@ -32,9 +32,17 @@ class AutoRotation:
     Args:
         address: of the collection, a place that can be opened twice.
         options: of its backend.
+
+    Raises:
+        InvalidInput: it cannot be opened twice.
     """
 
-    def __init__(self, address: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, address: Any, options: Mapping[str, Any]) -> None:
+        if not isinstance(address, str) or address.partition("?")[0] == "memory:":
+            raise InvalidInput(
+                'rotation="auto" needs an address that can be opened twice, such as faiss:./kb or memory:NAME, got '
+                f"{address!r}: pass one, or a rotation of fit_rotation(encoder, texts)"
+            )
         self._address, self._options = address, dict(options)
         self._vectors: int | None = None
         self._counted = 0.0

@@ -27,6 +27,7 @@ from .settings import NOT_GIVEN, CandidateCount, NotGiven, StageSpec, check_posi
 
 if TYPE_CHECKING:
     from .coarse.depth import LearnedDepth
+    from .monitoring.watch import Watch
 
 __all__ = ["CollectionInfo", "CollectionReader"]
 
@@ -49,6 +50,7 @@ class CollectionReader:
     _encode: TextEncoding
     _auto: AutoRotation | None
     _reranking: Reranking | None
+    _watch: Watch | None
 
     def search(
         self,
@@ -253,7 +255,9 @@ class CollectionReader:
 
     def _run(self, search: PreparedSearch, vectors: FloatArray) -> list[SearchResult]:
         self._searches.look_at_plan(search.manifest, self._backend)
-        return search.run(self._backend, self._collection.turned(vectors))
+        if self._watch is None:
+            return search.run(self._backend, self._collection.turned(vectors))
+        return self._watch.run(search, self._backend, self._collection.turned(vectors))
 
     def _reranking_of(self, options: CallOptions) -> Reranking | None:
         """What reranks, taken out of the options."""

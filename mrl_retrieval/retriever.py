@@ -8,9 +8,10 @@ This file is the public face: it puts together an encoder, a backend and the set
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .advising import AdvisingReader
+from .audits import AuditedReader
 from .auto_rotation import AutoRotation
 from .backend import Backend
 from .collection import Collection
@@ -30,10 +31,14 @@ from .searching import PreparedSearches
 from .settings import NOT_GIVEN, CandidateCount, NotGiven, SearchSettings, StageSpec, check_positive
 from .writing import Writer
 
+if TYPE_CHECKING:
+    from .monitoring import RecallMonitor
+    from .telemetry import Telemetry
+
 __all__ = ["MatryoshkaRetriever"]
 
 
-class MatryoshkaRetriever(PlannedReader, AdvisingReader):
+class MatryoshkaRetriever(PlannedReader, AdvisingReader, AuditedReader):
     """Two-stage retrieval over one collection. Thread-safe.
 
     Args:
@@ -63,6 +68,9 @@ class MatryoshkaRetriever(PlannedReader, AdvisingReader):
             (``"cross-encoder:FOLDER_OR_NAME"``), or a function ``(query, documents) -> scores``.
         rerank_top_k: hits that it reads at most (50).
         backend_options: what the backend's page lists, such as ``{"lock_timeout": 5}``.
+        monitor: a :class:`~mrl_retrieval.monitoring.RecallMonitor`, which replays a share of the searches exactly.
+        telemetry: True, or a :class:`~mrl_retrieval.telemetry.Telemetry`: spans and metrics by OpenTelemetry (extra
+            ``otel``).
 
     Nothing is created before the first write. What is not given comes from the collection; what is given and
     differs from it is an error.
@@ -91,6 +99,8 @@ class MatryoshkaRetriever(PlannedReader, AdvisingReader):
         reranker: Any = None,
         rerank_top_k: int | None = None,
         backend_options: Mapping[str, Any] | None = None,
+        monitor: RecallMonitor | None = None,
+        telemetry: bool | Telemetry | None = None,
     ) -> None:
         self._made = SearchSettings.checked(
             coarse_top_k,
@@ -115,7 +125,7 @@ class MatryoshkaRetriever(PlannedReader, AdvisingReader):
             )
         self._auto: AutoRotation | None = None
         if isinstance(rotation, str) and rotation == "auto":
-            self._auto = _auto_rotation(backend, backend_options or {})
+            self._auto = AutoRotation(backend, backend_options or {})
 
         def collection(of: Backend) -> Collection:
             return Collection(
@@ -132,6 +142,12 @@ class MatryoshkaRetriever(PlannedReader, AdvisingReader):
         self._collection_of = collection
         try:
             self._collection = collection(self._backend)
+            self._watch = None
+            if monitor is not None or telemetry:
+                from .monitoring.watch import watch  # here: most retrievers are not watched
+
+                self._watch = watch(monitor, telemetry, self._backend)
+                self._encode = self._watch.encoding(self._encode, lambda: self._backend)
         except BaseException:
             if self._backend is not backend:
                 self._backend.close()
@@ -257,6 +273,8 @@ class MatryoshkaRetriever(PlannedReader, AdvisingReader):
 
     def close(self) -> None:
         """Release files and connections; a second call is no error."""
+        if self._watch is not None:
+            self._watch.close()
         for backend in (*self._left, self._backend):
             backend.close()
 
@@ -279,12 +297,3 @@ class MatryoshkaRetriever(PlannedReader, AdvisingReader):
     def _base_name(self) -> str:
         manifest, name = self._collection.manifest, self._backend.address.collection
         return name if manifest is None else base_of(manifest, name)
-
-
-def _auto_rotation(backend: Any, options: Mapping[str, Any]) -> AutoRotation:
-    if not isinstance(backend, str) or backend.partition("?")[0] == "memory:":
-        raise InvalidInput(
-            'rotation="auto" needs an address that can be opened twice, such as faiss:./kb or memory:NAME, got '
-            f"{backend!r}: pass one, or a rotation of fit_rotation(encoder, texts)"
-        )
-    return AutoRotation(backend, options)

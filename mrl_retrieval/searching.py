@@ -101,14 +101,14 @@ class PreparedSearch:
             resolved = (Stage(manifest.coarse_dims, max(DEFAULT_COARSE_TOP_K, PER_HIT * resolved[0].limit)), *resolved)
         return cls(manifest, resolved, parsed, recall, explain)
 
-    def run(self, backend: Backend, vectors: FloatArray) -> list[SearchResult]:
-        """Search for full embeddings, ``(Q, dim)``: one result for each."""
+    def run(self, backend: Backend, vectors: FloatArray, *, timed: bool = False) -> list[SearchResult]:
+        """Search for full embeddings, ``(Q, dim)``: one result for each; ``timed`` with a trace where that is free."""
         if self.recall is not None and not backend.capabilities.depth_by_query:
             raise NothingLearned(
                 f"recall={self.recall:g} was asked for, but the backend at {backend.address} does not learn how deep "
                 "to search for it: pass coarse_top_k instead, or use the embedded store ('faiss:FOLDER')"
             )
-        request = self.request(backend, vectors)
+        request = self.request(backend, vectors, timed=timed)
         kind: Literal["exact", "candidates"] = "exact" if request.exact else "candidates"
         certificate = _certificate(kind, self.manifest.fine_dims, backend.capabilities.vector_dtype)
         rankings = backend.search(request)
@@ -116,10 +116,10 @@ class PreparedSearch:
             return [_explained(ranking, certificate) for ranking in with_counts(rankings, backend, self.filter)]
         return [_result(ranking, certificate) for ranking in rankings]
 
-    def request(self, backend: Backend, vectors: FloatArray) -> SearchRequest:
+    def request(self, backend: Backend, vectors: FloatArray, *, timed: bool = False) -> SearchRequest:
         """What the backend is asked for."""
         queries = prefix(vectors, self.manifest.fine_dims)
-        return SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall)
+        return SearchRequest(queries, self._possible(backend), self.filter, self.explain, self.recall, timed)
 
     def _possible(self, backend: Backend) -> tuple[Stage, ...]:
         """The stages without limits beyond all rows, which some databases cannot even read as a number."""
@@ -181,7 +181,7 @@ def _result(ranking: Ranking, certificate: Certificate) -> SearchResult:
         Hit(row.id, score, row.document, row.metadata, first)
         for row, score, first in zip(ranking.rows, scores, coarse, strict=True)
     ]
-    return SearchResult(tuple(hits), certificate)
+    return SearchResult(tuple(hits), certificate, ranking.trace)
 
 
 def _explained(ranking: Ranking, certificate: Certificate) -> SearchResult:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .filters import Filter
     from .two_stage import Ranking
 
-__all__ = ["Explanation", "Seen", "StageTrace", "Trace", "with_counts"]
+__all__ = ["Explanation", "Laps", "Seen", "StageTrace", "Trace", "with_counts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,31 @@ class Explanation:
             places.append({id: i for i, id in enumerate(seen.ids, start=1)})
         ranks = [tuple(place[row.id] for place in places) for row in ranking.rows]
         return replace(ranking, trace=Trace(tuple(stages), queries), ranks=ranks)
+
+
+class Laps:
+    """Only the times and counts of the stages of a search that explains nothing: what they cost nothing to know."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+        self._stages: list[tuple[str, int, float, Sequence[int] | None, Sequence[int]]] = []
+
+    def lap(self, name: str, dims: int, came: Sequence[int] | None, kept: Sequence[int]) -> None:
+        """A stage is done; ``came`` and ``kept`` count the candidates of each query."""
+        now = time.perf_counter()
+        self._stages.append((name, dims, now - self._since, came, kept))
+        self._since = now
+
+    def sign(self, rankings: Sequence[Ranking]) -> list[Ranking]:
+        """The rankings with their traces."""
+        return [replace(ranking, trace=self._trace(q, len(rankings))) for q, ranking in enumerate(rankings)]
+
+    def _trace(self, q: int, queries: int) -> Trace:
+        stages = (
+            StageTrace(name, dims, None if came is None else came[q], kept[q], seconds)
+            for name, dims, seconds, came, kept in self._stages
+        )
+        return Trace(tuple(stages), queries)
 
 
 def with_counts(rankings: list[Ranking], backend: Backend, filter: Filter | None) -> list[Ranking]:

@@ -19,7 +19,7 @@ from .errors import BackendError
 from .filters import Filter
 from .matryoshka import FloatArray, prefix
 from .scoring import cosine_scores, rank
-from .tracing import Explanation, Seen, StageTrace, Trace
+from .tracing import Explanation, Laps, Seen, StageTrace, Trace
 
 __all__ = [
     "Candidates",
@@ -65,6 +65,8 @@ class SearchRequest:
     recall: float | None = None
     """Search as deep as was learned to be enough for this share of the true best k, instead of the first stage's limit.
     Only for backends that declare ``depth_by_query``."""
+    timed: bool = False
+    """Fill the trace's times and counts where that is free; the answer is the same."""
 
     @property
     def exact(self) -> bool:
@@ -188,6 +190,7 @@ def _until_whole(
 def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
     """The rankings, and how many candidates each query had."""
     told = Explanation() if request.explain else None
+    laps = Laps() if request.timed and told is None else None
     first, *rest = request.stages
     search = CoarseSearch(prefix(request.vectors, first.dims), first.limit, filter)
     coarse: list[Candidates] = yield search
@@ -195,6 +198,8 @@ def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tupl
         seconds = told.lap()
         dropped = yield from _first_dropped(search, coarse)
         told.tell("coarse", first.dims, seconds, _seen(coarse, dropped))
+    if laps is not None:
+        laps.lap("coarse", first.dims, None, [len(c.ids) for c in coarse])
 
     wanted = list(dict.fromkeys(id for c in coarse for id in c.ids))
     vectors: FloatArray
@@ -210,6 +215,7 @@ def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tupl
     row_bytes = vectors.itemsize * vectors.shape[1]
     for stage in rest:
         before: list[tuple[FloatArray, list[str]]] = []
+        came = [len(each) for each in ids] if laps is not None else []
         for q, query in enumerate(request.vectors):
             full = cosine_scores(query, vectors[positions[q]], stage.dims)
             if told is not None:
@@ -221,18 +227,24 @@ def _two_stage_once(request: SearchRequest, filter: Filter | None) -> Steps[tupl
             seconds = told.lap()
             seen = [Seen.scored(*each, stage.limit, bytes_read=read * len(each[1])) for each in before]
             told.tell("rerank", stage.dims, seconds, seen)
+        if laps is not None:
+            laps.lap("rerank", stage.dims, came, [len(each) for each in ids])
 
     answer = yield from _with_rows(ids, scores, coarse_score)
-    return answer if told is None else told.sign(answer), [len(c.ids) for c in coarse]
+    signed = told or laps
+    return answer if signed is None else signed.sign(answer), [len(c.ids) for c in coarse]
 
 
 def _exact_once(request: SearchRequest, filter: Filter | None) -> Steps[tuple[list[Ranking], list[int]]]:
     """The rankings, and how many rows each query found."""
     search = ExactSearch(request.vectors, request.k, filter)
     if not request.explain:
+        laps = Laps() if request.timed else None
         found: list[Candidates] = yield search
+        if laps is not None:
+            laps.lap("exact", request.stages[0].dims, None, [len(c.ids) for c in found])
         answer = yield from _with_rows([c.ids for c in found], [c.scores for c in found], None)
-        return answer, [len(c.ids) for c in found]
+        return answer if laps is None else laps.sign(answer), [len(c.ids) for c in found]
     told = Explanation()
     try:  # one more, which is the first one dropped
         found = yield replace(search, limit=request.k + 1)

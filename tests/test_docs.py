@@ -34,6 +34,7 @@ def test_the_readmes_code_runs(
         "faiss",
         "filters",
         "models",
+        "monitoring",
         "moving",
         "planning",
         "reranking",

@@ -31,6 +31,7 @@ from . import (
     models,
     move,
     plan,
+    recall,
     reindex,
     rotate,
     search,
@@ -73,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mrl {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for module in (
-        index, search, why_not, embed, learn, plan, info, manage, upkeep, take, move, reindex, rotate, models, diagnose,
-        evaluate, demo,
+        index, search, why_not, embed, learn, plan, recall, info, manage, upkeep, take, move, reindex, rotate, models,
+        diagnose, evaluate, demo,
     ):  # fmt: skip
         module.add_parsers(commands)
     return parser

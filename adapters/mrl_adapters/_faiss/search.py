@@ -13,7 +13,7 @@ from mrl_retrieval.storage import Near, Reranker, Snapshot, Store, candidates
 from mrl_retrieval.storage import rankings as with_rows
 from mrl_retrieval.storage.rerank import explained_ids
 from mrl_retrieval.storage.stored_cosines import stored_cosines
-from mrl_retrieval.tracing import Explanation, Seen
+from mrl_retrieval.tracing import Explanation, Laps, Seen
 from mrl_retrieval.two_stage import Candidates, Ranking, SearchRequest
 
 from .beyond import Beyond
@@ -27,8 +27,8 @@ __all__ = ["coarse_candidates", "exact_candidates", "exact_rankings", "rankings"
 _Nearest = tuple[FloatArray, npt.NDArray[np.int64]]
 """Scores and positions of the candidates of each query."""
 
-_Found = tuple[FloatArray | list[FloatArray] | None, Near, Structure, tuple[Explanation, Beyond] | None]
-"""Coarse scores, if they are cosines, and the candidates of each query; of what; what is to be told of it."""
+_Found = tuple[FloatArray | list[FloatArray] | None, Near, Structure, tuple[Explanation, Beyond] | None, Laps | None]
+"""Coarse scores, if they are cosines, and the candidates of each query; of what; what is told of it; its times."""
 
 
 def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
@@ -36,14 +36,18 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
 
     def search(snapshot: Snapshot, coarse: CoarseIndex) -> _Found:
         told = Explanation() if request.explain else None
+        laps = Laps() if request.timed and told is None else None
         scores, near = _candidates(snapshot, coarse, request, filter, index.probes)
+        if laps is not None:
+            laps.lap("coarse", request.stages[0].dims, None, near.counts.tolist())
         if told is None:
-            return scores, near, coarse.structure, None
+            return scores, near, coarse.structure, None, laps
         beyond = Beyond.of(told.lap(), snapshot, coarse, request, filter, index.probes)
-        return scores, near, coarse.structure, (told, beyond)
+        return scores, near, coarse.structure, (told, beyond), None
 
     def rest(snapshot: Snapshot, found: _Found) -> list[Ranking]:
-        scores, near, structure, explained = found
+        scores, near, structure, explained, laps = found
+        came = near.counts
         if scores is None and explained is not None:
             # Estimates are nobody's business; who wants to see coarse scores gets true ones.
             each, dims = range(len(near.counts)), request.stages[0].dims
@@ -54,6 +58,9 @@ def rankings(index: FollowingIndex, request: SearchRequest, filter: Filter | Non
         rerank = Reranker(request, snapshot)
         answers = rerank.rankings(near, None if scores is None else list(scores))
         index.searched(len(answers), snapshot)
+        if laps is not None:  # the reranking as a whole, since that takes short cuts where nobody looks
+            laps.lap("rerank", request.stages[-1].dims, came.tolist(), [len(answer.rows) for answer in answers])
+            return laps.sign(answers)
         if explained is None or scores is None:
             return answers
         told, beyond = explained
@@ -107,6 +114,7 @@ def exact_candidates(
 def exact_rankings(store: Store, exact: ExactSearcher, request: SearchRequest, filter: Filter | None) -> list[Ranking]:
     """The same as the rankings of a request that is exact; ``filter`` is its own, resolved."""
     told = Explanation() if request.explain else None
+    laps = Laps() if request.timed and told is None else None
     with store.snapshot() as snapshot:
         allowed = snapshot.vector_mask(filter)
         k = request.k if told is None else request.k + 1  # one more, which is the first one dropped
@@ -120,7 +128,10 @@ def exact_rankings(store: Store, exact: ExactSearcher, request: SearchRequest, f
                 seen.append(replace(each, candidates_in=count))
             told.tell("exact", request.stages[0].dims, seconds, seen)
         answers = with_rows(snapshot, [(p, s, None) for p, s in answer.found], request.k, filter)
-    return answers if told is None else told.sign(answers)
+    if laps is not None:
+        laps.lap("exact", request.stages[0].dims, None, [len(answer.rows) for answer in answers])
+    signed = told or laps
+    return answers if signed is None else signed.sign(answers)
 
 
 def _nearest(
