@@ -32,8 +32,9 @@ $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 demo: $(VENV)/.demo
 	$(BIN)/mrl demo
 
+# One thread for each product of matrices: the workers have the cores, and threads that wait for one only spin.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadscope
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadscope
 
 test-full: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
