@@ -9,7 +9,7 @@ from ..errors import MissingExtra, RerankerError
 try:
     from sentence_transformers import CrossEncoder
 except ImportError as error:
-    raise MissingExtra("cross-encoders", "sentence-transformers") from error
+    raise MissingExtra("a cross-encoder", "sentence-transformers") from error
 
 __all__ = ["load_cross_encoder"]
 

@@ -9,11 +9,7 @@ import pytest
 from mrl_retrieval.encoders.hashing import HashingEncoder
 from mrl_retrieval.retriever import MatryoshkaRetriever
 
-from .words import WORDS
-
-
-def texts(start, stop):
-    return [" ".join(WORDS[n // 14**i % 14] for i in range(4)) + f" {n}" for n in range(start, stop)]
+from .words import texts
 
 
 @pytest.fixture(scope="module")

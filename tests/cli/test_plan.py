@@ -11,11 +11,7 @@ from mrl_retrieval.planning import planner
 from mrl_retrieval.planning.costs import Costs
 from mrl_retrieval.retriever import MatryoshkaRetriever
 
-from .words import WORDS
-
-
-def texts(start, stop):
-    return [" ".join(WORDS[n // 14**i % 14] for i in range(4)) + f" {n}" for n in range(start, stop)]
+from .words import texts
 
 
 @pytest.fixture(scope="module")
